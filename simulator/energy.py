@@ -1,0 +1,143 @@
+"""Energy: counts times a sourced table, in float64, outside the kernels.
+
+Every multiply-accumulate, register hop, buffer access and DRAM bit that a machine counted is priced; leakage, clock,
+wires, control and the arithmetic outside the multipliers are left out.  The tables and the rules for what they lack
+are in tables.py; the numbers, with their sources, in presets/energy/; the discussion in docs/energy.md.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .counts import Count
+from .errors import InputError
+from .hardware import Machine
+from .tables import Entry, Table, by_capacity, by_width, load_table
+
+__all__ = ["COMPONENTS", "energy_pj", "load_table", "notes"]
+
+COMPONENTS = ("mac", "mac_gated", "registers", "input_sram", "weight_sram", "output_sram", "metadata", "dram")
+Bits = tuple[int, int, int, int]
+
+
+def energy_pj(counts: NDArray[np.int64], machine: Machine, bits: Bits) -> dict[str, float]:
+    """Picojoules by component, in the order of COMPONENTS.
+
+    counts: int64[len(Count)].  bits: widths of (weight, input, output, partial sum).  The output buffer holds partial
+    sums and is priced at their width; metadata lies with the weights and costs what a weight bit costs.  A component
+    that has no events is left out, so a table needs prices only for what happened.  Raises InputError where
+    the machine's table lacks a component that has events.
+    """
+    weight, inputs, _, psum = bits
+    at = [int(value) for value in counts]
+    table = _table(machine)
+    capacity = buffer_bytes(machine)
+    energy: dict[str, float] = {}
+    if at[Count.ISSUED_MACS]:
+        energy["mac"] = at[Count.ISSUED_MACS] * mac_pj(table, weight, inputs, psum)[0]
+    if at[Count.GATED_MACS]:
+        energy["mac_gated"] = at[Count.GATED_MACS] * by_width(table.of("mac_gated"), _product, weight * inputs, "pj")[0]
+    hop_bits = at[Count.INPUT_HOPS] * inputs + at[Count.WEIGHT_HOPS] * weight + at[Count.PSUM_HOPS] * psum
+    if hop_bits:
+        energy["registers"] = hop_bits * _per_bit(table, "register")
+    traffic = {
+        "input_sram": (at[Count.INPUT_SRAM_READS] * inputs, at[Count.INPUT_SRAM_WRITES] * inputs, "input"),
+        "weight_sram": (at[Count.WEIGHT_SRAM_READS] * weight, at[Count.WEIGHT_SRAM_WRITES] * weight, "weight"),
+        "output_sram": (at[Count.OUTPUT_SRAM_READS] * psum, at[Count.OUTPUT_SRAM_WRITES] * psum, "output"),
+        "metadata": (at[Count.METADATA_SRAM_READ_BITS], at[Count.METADATA_SRAM_WRITE_BITS], "weight"),
+    }
+    for name, (read_bits, written_bits, buffer) in traffic.items():
+        if read_bits or written_bits:
+            read_pj, write_pj = sram_pj_per_bit(table, capacity[buffer])
+            energy[name] = read_bits * read_pj + written_bits * write_pj
+    dram_bytes = sum(at[item] for item in (
+        Count.INPUT_DRAM_READ_BYTES, Count.WEIGHT_DRAM_READ_BYTES, Count.PSUM_DRAM_READ_BYTES,
+        Count.OUTPUT_DRAM_WRITE_BYTES, Count.PSUM_DRAM_WRITE_BYTES))
+    if dram_bytes:
+        energy["dram"] = dram_bytes * 8 * _per_bit(table, "dram")
+    return energy
+
+
+def notes(machine: Machine) -> tuple[str, ...]:
+    """What a reader must know before quoting these picojoules: what is left out, derived, borrowed or extrapolated."""
+    table = _table(machine)
+    said = [f"energy table {table.name}: dynamic energy only, no leakage, clock tree, wires or control"]
+    if table.has("mac"):
+        widths = ", ".join(sorted({f"{e['weight_bits']:.0f}x{e['input_bits']:.0f}" for e in table.entries["mac"]}))
+        accumulators = sorted({int(e["accumulator_bits"]) for e in table.entries["mac"]})
+        said.append(f"MAC energy is tabulated at {widths} bits; other widths are derived (log-log between entries, in "
+                    "proportion to the product of the widths outside)")
+        if machine.memory.psum_bits not in accumulators:
+            said.append(f"the tabulated MAC adds in {', '.join(map(str, accumulators))} bits, not in psum_bits = "
+                        f"{machine.memory.psum_bits}; its adder is not rescaled")
+    elif table.has("multiply"):
+        widths = ", ".join(f"{e['weight_bits']:.0f}x{e['input_bits']:.0f}" for e in table.entries["multiply"])
+        said.append(f"MAC energy = multiply + add at psum_bits; multiplies are tabulated at {widths} bits, other widths are "
+                    "derived (log-log between entries, in proportion to the product of the widths outside)")
+        if table.has("add") and by_width(table.entries["add"], _bits, machine.memory.psum_bits, "pj")[1]:
+            said.append(f"the add at psum_bits = {machine.memory.psum_bits} is derived from the tabulated widths")
+    if table.has("sram"):
+        said += _capacity_notes(machine, table, "read_pj", "energy")
+    for component, entries in sorted(table.entries.items()):
+        said += [f"{component}: {text}" for text in dict.fromkeys(entry.note for entry in entries if entry.note)]
+    return tuple(said)
+
+
+def _table(machine: Machine) -> Table:
+    try:
+        return load_table(machine.energy_table)
+    except InputError as error:
+        raise InputError(str(error), where=f"machine {machine.name!r}") from None
+
+
+def buffer_bytes(machine: Machine) -> dict[str, int]:
+    """Capacity in bytes of the buffer that serves each operand: three private ones, or one that they share."""
+    memory = machine.memory
+    if memory.shared_buffer_bytes:
+        return dict.fromkeys(("input", "weight", "output"), memory.shared_buffer_bytes)
+    return {"input": memory.input_buffer_bytes, "weight": memory.weight_buffer_bytes, "output": memory.output_buffer_bytes}
+
+
+def _capacity_notes(machine: Machine, table: Table, value: str, what: str) -> list[str]:
+    rows = table.entries["sram"]
+    low, high = (pick(entry["capacity_bytes"] for entry in rows) for pick in (min, max))
+    span = f"{low / 1024:g} to {high / 1024:g} KB" if high > low else f"{low / 1024:g} KB only"
+    outside: dict[int, list[str]] = {}
+    for buffer, capacity in buffer_bytes(machine).items():
+        if by_capacity(rows, capacity, value)[1]:
+            outside.setdefault(capacity, []).append(buffer)
+    return [f"SRAM {what} of the {' and '.join(names)} buffer ({capacity / 1024:g} KB) is extrapolated: "
+            f"{table.name} has {span}" for capacity, names in outside.items()]
+
+
+def sram_pj_per_bit(table: Table, capacity_bytes: int) -> tuple[float, float]:
+    """(read, write) picojoules per bit of an SRAM of that capacity: an access of a whole word, over its bits."""
+    rows = table.of("sram")
+    word_bits = rows[0]["word_bits"]
+    return (by_capacity(rows, capacity_bytes, "read_pj")[0] / word_bits,
+            by_capacity(rows, capacity_bytes, "write_pj")[0] / word_bits)
+
+
+def _product(entry: Entry) -> float:
+    return entry["weight_bits"] * entry["input_bits"]
+
+
+def _bits(entry: Entry) -> float:
+    return entry["bits"]
+
+
+def _per_bit(table: Table, component: str) -> float:
+    entry = table.of(component)[0]
+    return entry["pj"] / entry["bits"]
+
+
+def mac_pj(table: Table, weight_bits: int, input_bits: int, psum_bits: int) -> tuple[float, bool]:
+    """(picojoules of one multiply-accumulate, derived): a tabulated MAC, or a multiply and an add at psum_bits."""
+    if table.has("mac"):
+        return by_width(table.of("mac"), _product, weight_bits * input_bits, "pj")
+    if not table.has("multiply"):
+        table.of("mac")  # raises, naming the component
+    multiply, derived = by_width(table.of("multiply"), _product, weight_bits * input_bits, "pj")
+    add, derived_add = by_width(table.of("add"), _bits, psum_bits, "pj")
+    return multiply + add, derived or derived_add
