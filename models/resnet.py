@@ -1,0 +1,126 @@
+"""Residual networks of basic blocks: ResNet-8/20/56/110 for small images, and ResNet-18.
+
+After He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, with 1x1 convolutions where a
+shortcut changes shape (the paper's option B) for both families.  There are no bottleneck blocks, so no
+ResNet-50.  Modules carry torchvision's names, so its ResNet-18 weights load as they are; read `vgg.py` next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .errors import DataError, check_positive, check_widths, nearest
+from .initialise import init_he_
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut around them: [n, in, h, w] -> [n, out, h/stride, w/stride]."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        y: Tensor = self.relu2(inner + self.downsample(x))
+        return y
+
+
+def stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
+    """`blocks` basic blocks in a row; only the first changes the width and the image size."""
+    first = BasicBlock(in_channels, out_channels, stride)
+    return nn.Sequential(first, *(BasicBlock(out_channels, out_channels, 1) for _ in range(blocks - 1)))
+
+
+class SmallResNet(nn.Module):
+    """ResNet-(6n+2) of section 4.2: a 3x3 stem and three stages of n blocks, halving the image twice.
+
+    images: float[n, in_channels, h, w] -> logits: float[n, num_classes], for any h and w.
+    `widths` are the channels of the three stages; the stem has the first.  Raises DataError for a depth
+    that is not 6n+2 or a size below 1.
+    """
+
+    def __init__(
+        self, depth: int, in_channels: int = 3, num_classes: int = 10, widths: Sequence[int] = (16, 32, 64)
+    ) -> None:
+        super().__init__()
+        where = f"resnet{depth}"
+        blocks, rest = divmod(check_positive(depth, name="depth", where=where) - 2, 6)
+        if rest or blocks < 1:
+            raise DataError(f"depth is {depth}", where=where, expected="6n+2: 8, 14, 20, 32, 44, 56, 110 ...")
+        check_positive(in_channels, name="in_channels", where=where)
+        check_positive(num_classes, name="num_classes", where=where)
+        width1, width2, width3 = check_widths(widths, 3, where=where)
+        self.conv1 = nn.Conv2d(in_channels, width1, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width1)
+        self.relu = nn.ReLU()
+        self.layer1 = stage(width1, width1, blocks, 1)
+        self.layer2 = stage(width1, width2, blocks, 2)
+        self.layer3 = stage(width2, width3, blocks, 2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(width3, num_classes)
+        init_he_(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(images)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        logits: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
+        return logits
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 of the paper's table 1: a stem and four stages of two basic blocks.
+
+    images: float[n, in_channels, h, w] -> logits: float[n, num_classes].
+    stem="imagenet": 7x7 stride 2 and 3x3 max pooling, for images of about 224; stem="small": one 3x3
+    convolution of stride 1 and no pooling, as is usual for images of about 32.  `widths` are the channels
+    of the four stages.  Raises DataError for another stem or a size below 1.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        num_classes: int = 1000,
+        widths: Sequence[int] = (64, 128, 256, 512),
+        stem: str = "imagenet",
+    ) -> None:
+        super().__init__()
+        check_positive(in_channels, name="in_channels", where="resnet18")
+        check_positive(num_classes, name="num_classes", where="resnet18")
+        width1, width2, width3, width4 = check_widths(widths, 4, where="resnet18")
+        if stem == "imagenet":
+            self.conv1 = nn.Conv2d(in_channels, width1, 7, stride=2, padding=3, bias=False)
+            self.maxpool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1)
+        elif stem == "small":
+            self.conv1 = nn.Conv2d(in_channels, width1, 3, padding=1, bias=False)
+            self.maxpool = nn.Identity()
+        else:
+            raise DataError(f"stem is {stem!r}", where="resnet18", fix=nearest(str(stem), ("imagenet", "small")))
+        self.bn1 = nn.BatchNorm2d(width1)
+        self.relu = nn.ReLU()
+        self.layer1 = stage(width1, width1, 2, 1)
+        self.layer2 = stage(width1, width2, 2, 2)
+        self.layer3 = stage(width2, width3, 2, 2)
+        self.layer4 = stage(width3, width4, 2, 2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(width4, num_classes)
+        init_he_(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        logits: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
+        return logits
