@@ -1,0 +1,42 @@
+"""Masks on parameters: applied in place together with the optimizer's state, packed to bits for a checkpoint.
+
+A parameter stays an ordinary parameter; a mask is a boolean tensor of its shape, True where it is kept.
+What it leaves out: where masks come from.  Read pruner.py next.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+BIT_VALUES = (128, 64, 32, 16, 8, 4, 2, 1)
+
+
+@torch.no_grad()
+def apply_mask_(parameter: Tensor, dropped: Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
+    """Zero `parameter` and every per-weight optimizer state (momentum, Adam's moments) where `dropped` is True.
+
+    Filling rather than multiplying, so that a NaN or infinity under a mask cannot survive.
+    """
+    parameter.masked_fill_(dropped, 0.0)
+    if optimizer is None:
+        return
+    # .get: asking the default dict itself would create an entry for a parameter the optimizer does not hold
+    for value in optimizer.state.get(parameter, {}).values():
+        if isinstance(value, Tensor) and value.shape == parameter.shape:
+            value.masked_fill_(dropped, 0.0)
+
+
+def pack(mask: Tensor) -> Tensor:
+    """bool of any shape -> uint8[ceil(entries / 8)], in numpy.packbits' order: first entry in the highest bit."""
+    bits = mask.detach().reshape(-1).cpu().to(torch.uint8)
+    bits = nn.functional.pad(bits, (0, -bits.numel() % 8)).reshape(-1, 8)
+    return (bits * torch.tensor(BIT_VALUES, dtype=torch.uint8)).sum(1, dtype=torch.int64).to(torch.uint8)
+
+
+def unpack(packed: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
+    """The mask that `pack` packed."""
+    bits = packed.cpu().reshape(-1, 1).bitwise_and(torch.tensor(BIT_VALUES, dtype=torch.uint8)) != 0
+    return bits.reshape(-1)[: math.prod(shape)].reshape(shape)

@@ -1,0 +1,159 @@
+"""The torch projection of a sparsity structure: scores of a Linear or Conv2d weight in, a boolean mask out.
+
+It makes exactly the mask that simulator.structure.project makes of the same scores: same units, same
+count per group, same ties, the same float64 sums, because both add the entries of a unit by halves in one
+fixed order.  What it leaves out: which layers, how much and when (budgets.py, schedules.py, pruner.py).
+
+A weight [out, in] or [out, in/groups, kh, kw] is seen as [k, n] = weight.reshape(out, -1).T, so k runs over
+(input channel, kernel row, kernel column), n over outputs, and one input channel is kh * kw rows of k.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from simulator.errors import InputError
+from simulator.structure import Extent, Structure, n_of_m, parse, units_kept
+
+SMALL_GROUP = 16
+"""Groups up to this many units (n:m) are ranked by comparing all pairs, larger ones by sorting."""
+
+
+def as_matrix(weight: Tensor) -> Tensor:
+    """[out, ...] as the [k, n] that structures are defined on (a view where the weight is contiguous)."""
+    return weight.reshape(weight.shape[0], -1).T
+
+
+def window_of(shape: torch.Size | tuple[int, ...]) -> int:
+    """Rows of k that belong to one input channel: kh * kw for a convolution, 1 for a Linear."""
+    return math.prod(shape[2:])
+
+
+def project(scores: Tensor, structure: str | Structure, density: float = 1.0) -> Tensor:
+    """The mask of `structure` that keeps the most score.
+
+    scores: float[out, in] or float[out, in/groups, kh, kw], the importance of each weight.  density: the
+    share of units kept where the structure fixes no count.  Returns bool of the same shape, True where
+    kept: exactly `keep` units per group, or `units_kept(density, units)`, by summed score, ties by the
+    lowest row-major [k, n] index.  Raises InputError for a density outside [0, 1] or a NaN score.
+    """
+    structure = parse(structure)
+    if not 0.0 <= density <= 1.0:
+        raise InputError(f"density {density}", where=f"structure {structure}", expected="a share in [0, 1]")
+    if bool(torch.isnan(scores).any()):
+        raise InputError(
+            "a score is NaN", where=f"structure {structure}", expected="finite scores", fix="did training diverge?"
+        )
+    if structure.name == "dense":
+        return torch.ones_like(scores, dtype=torch.bool)
+    values = as_matrix(scores.detach()).double()
+    k, n = values.shape
+    unit_k, unit_n = structure.unit_extent(k, n, window_of(scores.shape))
+    units = _pool(values, unit_k, unit_n)
+    rows, cols = units.shape
+    group_k, group_n = _extent(structure.group[0], rows), _extent(structure.group[1], cols)
+    if (group_k, group_n) == (rows, cols):
+        keep = units_kept(density, rows * cols) if structure.keep is None else min(structure.keep, rows * cols)
+        kept = keep_best(units.reshape(-1), keep).reshape(rows, cols)
+    else:
+        kept = _keep_in_groups(units, group_k, group_n, structure, density)
+    mask = kept.repeat_interleave(unit_k, 0).repeat_interleave(unit_n, 1)[:k, :n]
+    return mask.T.reshape(scores.shape).contiguous()
+
+
+def unit_scores(scores: Tensor, structure: Structure) -> tuple[Tensor, Tensor]:
+    """(summed score float64[units], number of weights int64[units]) of a weight's units, row-major in [k, n]."""
+    values = as_matrix(scores.detach()).double()
+    unit_k, unit_n = structure.unit_extent(values.shape[0], values.shape[1], window_of(scores.shape))
+    sizes = _pool(torch.ones_like(values), unit_k, unit_n)
+    return _pool(values, unit_k, unit_n).reshape(-1), sizes.reshape(-1).long()
+
+
+def part_way(structure: Structure, share: float) -> Structure:
+    """An n:m structure on its way: at share 0 it keeps m of m, at 1 it keeps n; others stay as they are.
+
+    In between it has dropped `share * (m - n)` entries of each group, to the nearest count, halves up: a
+    schedule that creeps up to 1 must not leave the last step to the last moment of training.
+    """
+    if structure.keep is None:
+        return structure
+    slots = structure.group[0]
+    assert isinstance(slots, int)  # a counted group has a counted extent
+    return n_of_m(slots - math.floor(share * (slots - structure.keep) + 0.5), slots)
+
+
+def keep_best(values: Tensor, keep: int) -> Tensor:
+    """bool[units]: exactly `keep` of float[units], the largest, ties by the lowest index.
+
+    Linear time: the threshold by selection, then as many of the entries equal to it as are still due.
+    """
+    total = values.numel()
+    if keep >= total:
+        return torch.ones_like(values, dtype=torch.bool)
+    if keep <= 0:
+        return torch.zeros_like(values, dtype=torch.bool)
+    threshold = torch.kthvalue(values, total - keep + 1).values
+    above, equal = values > threshold, values == threshold
+    return above | (equal & (equal.cumsum(0) <= keep - above.sum()))
+
+
+def _keep_in_groups(units: Tensor, group_k: int, group_n: int, structure: Structure, density: float) -> Tensor:
+    rows, cols = units.shape
+    padded = _pad(units, group_k, group_n, -math.inf)
+    tall, wide = padded.shape[0] // group_k, padded.shape[1] // group_n
+    grouped = padded.reshape(tall, group_k, wide, group_n).permute(0, 2, 1, 3).reshape(tall * wide, group_k * group_n)
+    real_k = [min(group_k, rows - i * group_k) for i in range(tall)]
+    real_n = [min(group_n, cols - j * group_n) for j in range(wide)]
+    count = {
+        size: units_kept(density, size) if structure.keep is None else min(structure.keep, size)
+        for size in {a * b for a in set(real_k) for b in set(real_n)}
+    }
+    budget = torch.tensor([[count[a * b] for b in real_n] for a in real_k], device=units.device).reshape(-1, 1)
+    slots = grouped.shape[1]
+    index = torch.arange(slots, device=units.device)
+    if slots <= SMALL_GROUP:
+        # rank = how many units come first: a higher score, or an equal one with a lower index
+        rank = torch.zeros_like(grouped, dtype=torch.int64)
+        for other in range(slots):
+            rival = grouped[:, other : other + 1]
+            rank += torch.where(index > other, rival >= grouped, rival > grouped)
+    else:
+        order = torch.sort(-grouped, dim=1, stable=True).indices
+        rank = torch.empty_like(order).scatter_(1, order, index.expand_as(order))
+    kept = (rank < budget).reshape(tall, wide, group_k, group_n).permute(0, 2, 1, 3)
+    return kept.reshape(tall * group_k, wide * group_n)[:rows, :cols]
+
+
+def _pool(values: Tensor, unit_k: int, unit_n: int) -> Tensor:
+    """Summed score of each unit: [k, n] -> [ceil(k / unit_k), ceil(n / unit_n)]."""
+    if unit_k == unit_n == 1:
+        return values
+    padded = _pad(values, unit_k, unit_n, 0.0)
+    rows, cols = padded.shape[0] // unit_k, padded.shape[1] // unit_n
+    return _sum_by_halves(_sum_by_halves(padded.reshape(rows, unit_k, cols, unit_n), 3), 1)
+
+
+def _sum_by_halves(values: Tensor, axis: int) -> Tensor:
+    """Sum over one axis in a fixed order: first half plus second half, an odd middle entry carried along.
+
+    torch.sum and numpy.sum each choose their own order, and a tie in exact arithmetic would then fall
+    differently on the two sides.
+    """
+    while (length := values.shape[axis]) > 1:
+        half = length // 2
+        folded = values.narrow(axis, 0, half) + values.narrow(axis, length - half, half)
+        values = torch.cat([folded, values.narrow(axis, half, 1)], axis) if length % 2 else folded
+    return values.squeeze(axis)
+
+
+def _pad(values: Tensor, multiple_k: int, multiple_n: int, fill: float) -> Tensor:
+    k, n = values.shape
+    pad_k, pad_n = -k % multiple_k, -n % multiple_n
+    return torch.nn.functional.pad(values, (0, pad_n, 0, pad_k), value=fill) if pad_k or pad_n else values
+
+
+def _extent(extent: Extent, whole: int) -> int:
+    return whole if extent == "all" else int(extent)
