@@ -1,0 +1,249 @@
+"""The one crossing from torch to the simulator: a network, as it runs, becomes a Trace.
+
+One forward pass in evaluation mode records the shape of every Conv2d and Linear that really runs, in
+order; masks and measured activations come along as boolean arrays and densities.  It leaves out all that
+is not a Conv2d or a Linear.  Read simulator/trace.py for what a Trace holds, export.py for who keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from simulator import Conv2d, Gemm, LayerTrace, Trace
+from simulator.errors import InputError, nearest
+from simulator.structure import CHANNEL, FILTER, conforms, parse
+from simulator.workload import Operation
+
+from .layers import Layer, prunable, run_example
+
+Mask = Tensor | NDArray[np.bool_]
+Activations = Mapping[str, float | NDArray[np.bool_]]
+"""Layer -> measured share of nonzero inputs, or their mask bool[batch, in, h, w] (Linear: bool[m, k])."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One run of one layer: its name in the trace (`fc`, then `fc@2` ...), the module's name, the operation."""
+
+    name: str
+    layer: str
+    operation: Operation
+
+
+def to_numpy(tensor: Tensor) -> NDArray[Any]:
+    """The tensor's values as a C-contiguous numpy array of its own."""
+    return tensor.detach().cpu().contiguous().numpy().copy()
+
+
+def from_numpy(array: NDArray[Any]) -> Tensor:
+    """The array's values as a tensor of its own."""
+    return torch.from_numpy(array.copy())
+
+
+def trace_model(
+    model: nn.Module,
+    example_inputs: object,
+    masks: Mapping[str, Mask] | None = None,
+    structures: Mapping[str, str] | None = None,
+    activations: Activations | None = None,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+) -> Trace:
+    """The network's layers as they run on `example_inputs` (batch 1 for the latency of one image).
+
+    masks: layer -> bool of the weight's shape, True where kept; a layer that is not named is dense.  None:
+    a weight is kept where it is not zero.  structures: layer -> the structure that the mask was made by; the
+    trace carries it where the mask conforms to it, else "unstructured", so that a label is never a mere
+    claim.  activations: what `measure_activations` returned.  Raises InputError for a mask of a wrong shape,
+    a name that is no layer, or a layer that has no cycle model.
+    """
+    layers = prunable(model)
+    _check_names(masks, layers, "masks")
+    calls = record_calls(model, example_inputs)
+    _check_names(activations, {call.name for call in calls}, "activations")
+    traced = []
+    for call in calls:
+        mask = _weight_mask(layers[call.layer], None if masks is None else masks.get(call.layer), masks is None)
+        measured = (activations or {}).get(call.name)
+        known = measured if isinstance(measured, np.ndarray) else None
+        traced.append(LayerTrace(
+            call.name,
+            call.operation,
+            None if mask is None else _as_simulated(mask, call),
+            known,
+            input_density=None if measured is None or known is not None else float(measured),  # type: ignore[arg-type]
+            structure=_label(mask, (structures or {}).get(call.layer), call),
+        ))
+    return Trace(traced, _edges(model, calls), dict(provenance or {}))
+
+
+def record_calls(model: nn.Module, example_inputs: object) -> list[Call]:
+    """Every run of a Conv2d or Linear on the example, in order, with its operation."""
+    calls: list[Call] = []
+    times: dict[str, int] = {}
+
+    def record(name: str, module: Layer, inputs: tuple[Tensor, ...]) -> None:
+        times[name] = times.get(name, 0) + 1
+        label = name if times[name] == 1 else f"{name}@{times[name]}"
+        calls.append(Call(label, name, operation_of(module, tuple(inputs[0].shape), name)))
+
+    handles = [layer.register_forward_hook(lambda module, inputs, _, name=name: record(name, module, inputs))
+               for name, layer in prunable(model).items()]
+    try:
+        run_example(model, example_inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not calls:
+        raise InputError("no Conv2d or Linear ran", where=type(model).__name__, expected="a network with such layers")
+    return calls
+
+
+def operation_of(module: nn.Module, input_shape: tuple[int, ...], name: str) -> Operation:
+    """What one call computes.  Raises InputError where the simulator has no such operation."""
+    where = f"layer {name!r}"
+    if isinstance(module, nn.Linear):
+        rows = 1
+        for size in input_shape[:-1]:
+            rows *= size
+        return Gemm(rows, module.in_features, module.out_features)
+    assert isinstance(module, nn.Conv2d)
+    left, right, top, bottom = module._reversed_padding_repeated_twice
+    if left != right or top != bottom:
+        raise InputError(f"padding {(top, bottom, left, right)} differs between sides", where=where,
+                         expected="the same padding on both sides", fix="pad explicitly before the layer")
+    batch, _, height, width = input_shape if len(input_shape) == 4 else (1, *input_shape)
+    return Conv2d(
+        in_channels=module.in_channels, out_channels=module.out_channels, in_h=height, in_w=width,
+        kernel_h=module.kernel_size[0], kernel_w=module.kernel_size[1], batch=batch,
+        stride_h=module.stride[0], stride_w=module.stride[1], padding_h=top, padding_w=left,
+        dilation_h=int(module.dilation[0]), dilation_w=int(module.dilation[1]), groups=module.groups,
+    )
+
+
+def measure_activations(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, float]:
+    """Share of nonzero inputs of every call, over all `batches`: {call name: density in [0, 1]}.
+
+    Counts are integers until the one division, so the result does not depend on the batch size.
+    """
+    nonzero: dict[str, int] = {}
+    total: dict[str, int] = {}
+
+    def look(name: str, inputs: Tensor) -> None:
+        nonzero[name] = nonzero.get(name, 0) + int(torch.count_nonzero(inputs))
+        total[name] = total.get(name, 0) + inputs.numel()
+
+    for batch in batches:
+        _watch(model, batch, look)
+    return {name: nonzero[name] / total[name] for name in nonzero}
+
+
+def record_activation_masks(model: nn.Module, example_inputs: object) -> dict[str, NDArray[np.bool_]]:
+    """The nonzero inputs of every call on one example, in the shape that LayerTrace takes."""
+    masks: dict[str, NDArray[np.bool_]] = {}
+
+    def look(name: str, inputs: Tensor) -> None:
+        mask = to_numpy(inputs != 0)
+        masks[name] = mask if mask.ndim == 4 else mask.reshape(-1, mask.shape[-1])
+
+    _watch(model, example_inputs, look)
+    return masks
+
+
+def _watch(model: nn.Module, example_inputs: object, look: Any) -> None:
+    """Call look(call name, input tensor) for every run of a Conv2d or Linear."""
+    times: dict[str, int] = {}
+
+    def seen(name: str, inputs: tuple[Tensor, ...]) -> None:
+        times[name] = times.get(name, 0) + 1
+        look(name if times[name] == 1 else f"{name}@{times[name]}", inputs[0])
+
+    handles = [layer.register_forward_pre_hook(lambda _, inputs, name=name: seen(name, inputs))
+               for name, layer in prunable(model).items()]
+    try:
+        run_example(model, example_inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _check_names(given: Mapping[str, Any] | None, known: Iterable[str], what: str) -> None:
+    names = list(known)
+    unknown = [name for name in given or () if name not in names]
+    if unknown:
+        raise InputError.collect([
+            InputError(f"{what} name {name!r}, which is no layer", expected="a Conv2d or Linear that ran",
+                       fix=nearest(name, names)) for name in unknown
+        ])
+
+
+def _weight_mask(layer: Layer, given: Mask | None, from_zeros: bool) -> NDArray[np.bool_] | None:
+    """bool of the weight's shape, or None where every weight is kept."""
+    if given is None:
+        if not from_zeros:
+            return None
+        mask = to_numpy(layer.weight != 0)
+    else:
+        mask = to_numpy(given) if isinstance(given, Tensor) else np.asarray(given)
+    if mask.shape == tuple(layer.weight.shape) and mask.all():
+        return None
+    return mask
+
+
+def _as_simulated(mask: NDArray[np.bool_], call: Call) -> NDArray[np.bool_]:
+    """torch's [out, in] of a Linear as the simulator's [k, n]; a convolution's mask has one shape in both."""
+    return np.ascontiguousarray(mask.T) if isinstance(call.operation, Gemm) and mask.ndim == 2 else mask
+
+
+def _label(mask: NDArray[np.bool_] | None, claimed: str | None, call: Call) -> str:
+    """The structure that the mask has: the claimed one if every group conforms to it, else unstructured."""
+    if mask is None:
+        return "dense"
+    structure, window = parse(claimed or "unstructured"), call.operation.window
+    groups = mask.reshape(call.operation.groups, -1, *mask.shape[1:])
+    matrices = [group.reshape(group.shape[0], -1).T for group in groups]
+    if all(conforms(matrix, structure, window) for matrix in matrices):
+        return str(structure)
+    # Channels removed in a neighbour take whole inputs and filters from this layer too; what is left is a
+    # smaller GEMM, and it is that one which has the structure.
+    smaller = [_without_empty(matrix, window) for matrix in matrices]
+    if all(matrix.all() for matrix in smaller):
+        return str(structure if structure in (CHANNEL, FILTER) else CHANNEL)
+    return str(structure) if all(conforms(matrix, structure, window) for matrix in smaller) else "unstructured"
+
+
+def _without_empty(matrix: NDArray[np.bool_], window: int) -> NDArray[np.bool_]:
+    """bool[k, n] without its empty input channels (`window` rows each) and empty columns."""
+    channels = matrix.reshape(-1, window, matrix.shape[1]).any(axis=(1, 2))
+    return matrix[np.repeat(channels, window)][:, matrix.any(axis=0)]
+
+
+def _edges(model: nn.Module, calls: list[Call]) -> list[tuple[str, str]]:
+    """(producer, consumer) pairs of calls, through everything between them; a chain where fx cannot trace."""
+    names = [call.name for call in calls]
+    try:
+        graph = torch.fx.symbolic_trace(model).graph
+    except Exception:  # fx raises what the model's own code raises on a proxy: any type at all
+        return list(zip(names, names[1:], strict=False))
+    layers = prunable(model)
+    sources: dict[Any, set[str]] = {}
+    times: dict[str, int] = {}
+    edges: list[tuple[str, str]] = []
+    for node in graph.nodes:
+        before = set().union(*(sources[parent] for parent in node.all_input_nodes), set())
+        sources[node] = before
+        if node.op == "call_module" and node.target in layers:
+            times[node.target] = times.get(node.target, 0) + 1
+            name = node.target if times[node.target] == 1 else f"{node.target}@{times[node.target]}"
+            if name not in names:
+                return list(zip(names, names[1:], strict=False))
+            edges += [(producer, name) for producer in names if producer in before]
+            sources[node] = {name}
+    return edges

@@ -1,0 +1,369 @@
+"""Training from top to bottom: data, network, pruner, loop, export, score.
+
+One function that a person can read in one sitting, deterministic given its configuration: killed at any
+moment and resumed, it ends in the same weights, masks and metrics, bit for bit.  It leaves out training on
+several devices and any use of test images before the end.  Read config.py for what can be set, pruner.py
+for what happens to the weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from simulator import Trace, load_machine, simulate
+from simulator.errors import InputError
+
+from .checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from .config import TrainConfig
+from .export import Architecture, export
+from .lookup import look_up
+from .optimize import learning_rate, make_optimizer, training_macs
+from .pruner import Pruner
+from .run_directory import RunDirectory, open_run
+from .trace import Activations, measure_activations, record_activation_masks, record_calls, trace_model
+
+SCHEMA = 1
+EVALUATION_BATCH = 500
+MEASURED_IMAGES = 256
+"""Validation images that activation densities are measured on."""
+
+
+class Progress(Protocol):
+    """Whoever wants to watch."""
+
+    def batch(self, epoch: int, epochs: int, batch: int, batches: int, loss: float) -> None:
+        """Batch `batch` of `batches` is done, both counted from 1, as are epochs; loss: mean over the epoch so far."""
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """A line was written to the metrics."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training run came to: `table` is what `espalier train --json` prints."""
+
+    run: Path
+    table: Mapping[str, Any]
+
+    @property
+    def accuracy(self) -> float:
+        """Percent of the test images."""
+        return float(self.table["accuracy"])
+
+    @property
+    def machines(self) -> list[dict[str, Any]]:
+        """A report per machine, as in simulator.Report.to_dict."""
+        return list(self.table["machines"])
+
+
+@dataclass
+class Position:
+    """How far training is, and what it has added up: all that a checkpoint holds beside tensors."""
+
+    epoch: int = 0
+    batch: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    macs: int = 0
+    dense_macs: int = 0
+    events_logged: int = 0
+    seconds: float = 0.0
+    selection_seconds: float = 0.0
+    metrics_bytes: int = 0
+    timing_bytes: int = 0
+
+
+def run_training(
+    config: TrainConfig | None,
+    out_dir: str | Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train, prune, export and score one network; everything is written to `out_dir`.
+
+    config: None takes the one in `out_dir`, for `resume`.  device: "auto", "cpu" or "cuda".  Raises
+    InputError for a mistake in the configuration or the directory, and where training diverges.
+    """
+    run, config = open_run(out_dir, config, resume=resume)
+    if resume and run.report.is_file():
+        return TrainResult(run.path, json.loads(run.report.read_text(encoding="utf-8")))
+    with _deterministic(place := pick_device(device)):
+        return _train(run, config, place, progress)
+
+
+def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progress: Progress | None) -> TrainResult:
+    started = time.perf_counter()
+    torch.manual_seed(config.seed)
+
+    # Data: validation images are held out of the training part; test images are not looked at until the end.
+    limits = {"limit": config.data.limit, "test_limit": config.data.test_limit}
+    data = look_up(config.data.load, {}, "data.load")(
+        config.data.source, **{key: value for key, value in limits.items() if value is not None})
+    split = look_up(config.data.split, {}, "data.split")(
+        data, config.data.validation, torch.Generator().manual_seed(config.seed))
+    batches = look_up(config.data.batches, {}, "data.batches")
+    augment = None if config.data.augment == "none" else look_up(config.data.augment, {}, "data.augment")
+    images, labels = split.train_images.to(device), split.train_labels.to(device)
+    scale = {"mean": data.mean, "std": data.std}
+
+    # Network and optimizer.
+    kwargs = {"in_channels": int(images.shape[1]), "num_classes": len(data.classes), **config.model.kwargs}
+    if config.model.name is not None:
+        kwargs["name"] = config.model.name
+    model: nn.Module = look_up(config.model.build, {}, "model.build")(**kwargs).to(device)
+    optimizer = make_optimizer(model, config.train)
+    batch_count = -(-len(images) // config.data.batch_size)
+    total_steps = config.train.epochs * batch_count
+    loss_function = nn.CrossEntropyLoss(label_smoothing=config.train.label_smoothing)
+
+    # Pruner: one validation image shows it, and the machine, how the network runs.
+    measured, _ = next(batches(split.validation_images[:MEASURED_IMAGES].to(device),
+                               split.validation_labels[:MEASURED_IMAGES].to(device), MEASURED_IMAGES, 0, 0, **scale))
+    example = measured[:1]
+    calls = record_calls(model, example)
+    settings = config.pruner_settings(total_steps)
+    pruner = None
+    if settings is not None:
+        pruner = Pruner(model, settings, optimizer=optimizer, example_inputs=example, cost=_hardware_cost(config))
+    machines = [load_machine(name) for name in config.machines]
+
+    at = _restore_(run, model, optimizer, pruner, device)
+    seconds_before = at.seconds
+    board = _tensorboard(run) if config.output.tensorboard else None
+
+    def log(row: dict[str, Any], seconds: float) -> None:
+        at.metrics_bytes = run.append(run.metrics, row)
+        at.timing_bytes = run.append(run.timing, {key: row[key] for key in ("event", "epoch")} | {"seconds": seconds})
+        if progress is not None:
+            progress.row(row)
+        if board is not None:
+            for key, value in row.items():
+                if isinstance(value, float):
+                    board.add_scalar(f"{row['event']}/{key}", value, row["step"])
+
+    def checkpoint() -> None:
+        at.seconds = seconds_before + time.perf_counter() - started
+        _save(run, model, optimizer, pruner, at, device)
+
+    def evaluate(part_images: Tensor, part_labels: Tensor) -> tuple[float, float]:
+        return accuracy_and_loss(model, batches(part_images.to(device), part_labels.to(device), EVALUATION_BATCH, 0, 0, **scale))
+
+    def current_trace(provenance: Mapping[str, Any] | None = None) -> tuple[Trace, Activations]:
+        activations = _activations(model, measured, config.output.activations)
+        return trace_model(model, example, _masks(pruner), structures_of(pruner), activations, provenance=provenance), activations
+
+    for epoch in range(at.epoch, config.train.epochs):
+        epoch_started = time.perf_counter()
+        per_image = training_macs(calls, model, _masks(pruner))
+        model.train()
+        for x, y in batches(images, labels, config.data.batch_size, config.seed, epoch, at.batch, augment, **scale):
+            step = epoch * batch_count + at.batch
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, total_steps, batch_count, config.train)
+            logits = model(x)
+            loss = loss_function(logits, y)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            at.loss_sum += _finite(float(loss.detach()), epoch, at.batch) * len(x)
+            at.correct += int((logits.detach().argmax(1) == y).sum())
+            at.seen += len(x)
+            at.macs += per_image[0] * len(x)
+            at.dense_macs += per_image[1] * len(x)
+            at.batch += 1
+            if pruner is not None:
+                pruner.step()
+                for entry in pruner.history[at.events_logged:]:
+                    per_image = training_macs(calls, model, _masks(pruner))
+                    if entry["event"] == "select":
+                        at.selection_seconds += entry["seconds"]
+                        log(_selection_row(entry, epoch, pruner), entry["seconds"])
+                at.events_logged = len(pruner.history)
+            if progress is not None:
+                progress.batch(epoch + 1, config.train.epochs, at.batch, batch_count, at.loss_sum / at.seen)
+            if at.batch < batch_count and (step + 1) % config.train.checkpoint_every == 0:
+                checkpoint()
+        row = {"event": "epoch", "epoch": epoch + 1, "step": (epoch + 1) * batch_count,
+               "lr": optimizer.param_groups[0]["lr"], "train_loss": at.loss_sum / at.seen,
+               "train_accuracy": 100.0 * at.correct / at.seen}
+        if pruner is not None and epoch + 1 == config.train.epochs:
+            pruner.finalize()
+        row["validation_accuracy"], row["validation_loss"] = evaluate(split.validation_images, split.validation_labels)
+        row["weight_sparsity"] = 0.0 if pruner is None else pruner.sparsity
+        if config.output.cost_per_epoch and machines:
+            trace = current_trace()[0]
+            row["machines"] = {machine.name: _brief(simulate(trace, machine)) for machine in machines}
+        log(row, time.perf_counter() - epoch_started)
+        at.epoch, at.batch, at.loss_sum, at.correct, at.seen = epoch + 1, 0, 0.0, 0, 0
+        checkpoint()
+
+    # The end: export, score, and only now the test images.
+    provenance = _provenance(config, data)
+    trace, activations = current_trace(provenance)
+    architecture = Architecture(config.model.build, kwargs, tuple(example.shape), structures_of(pruner),
+                                tuple(data.mean), tuple(data.std), tuple(data.classes))
+    export(model, run.model, architecture, _masks(pruner), activations, () if pruner is None else pruner.choices, provenance)
+    trace.save(run.trace)
+    accuracy, _ = evaluate(data.test_images, data.test_labels)
+    table = {
+        "schema": SCHEMA, "run": str(run.path), "name": config.name, "seed": config.seed, "accuracy": accuracy,
+        "weight_sparsity": 0.0 if pruner is None else pruner.sparsity,
+        "training": {"seconds": seconds_before + time.perf_counter() - started, "selection_seconds": at.selection_seconds,
+                     "macs": at.macs, "dense_macs": at.dense_macs},
+        "machines": [simulate(trace, machine).to_dict() for machine in machines],
+    }
+    partial = run.report.with_suffix(".json.part")
+    partial.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    partial.replace(run.report)
+    if board is not None:
+        board.close()
+    return TrainResult(run.path, table)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of "auto", "cpu" or "cuda".  Raises InputError for CUDA where there is none."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device {name!r}", expected='"auto", "cpu" or "cuda"')
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device 'cuda', but PyTorch sees no CUDA device", expected="a CUDA device and a CUDA build of PyTorch",
+                         fix="use --device cpu")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+@torch.no_grad()
+def accuracy_and_loss(model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """(percent right, mean cross-entropy) in evaluation mode; the model is left in that mode."""
+    model.eval()
+    right = seen = 0
+    loss = 0.0
+    for x, y in batches:
+        logits = model(x)
+        right += int((logits.argmax(1) == y).sum())
+        loss += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
+        seen += len(x)
+    return 100.0 * right / seen, loss / seen
+
+
+def structures_of(pruner: Pruner | None) -> dict[str, str]:
+    """Layer -> the structure that its mask was made by: what was chosen for it, else what was planned."""
+    if pruner is None:
+        return {}
+    if pruner.choices:
+        return {choice.layer: choice.structure for choice in pruner.choices}
+    return {row.layer: row.structure for row in pruner.plan()}
+
+
+def _hardware_cost(config: TrainConfig) -> Any:
+    if config.hardware is None:
+        return None
+    from .cost import HardwareCost
+
+    hardware = config.hardware
+    more = {} if hardware.densities is None else {"densities": hardware.densities}
+    return HardwareCost(hardware.machine, target_latency=hardware.target_latency, target_energy=hardware.target_energy,
+                        candidates=hardware.candidates, **more)
+
+
+def _masks(pruner: Pruner | None) -> dict[str, Tensor]:
+    return {} if pruner is None else pruner.masks
+
+
+def _activations(model: nn.Module, images: Tensor, what: str) -> Activations:
+    if what == "none":
+        return {}
+    return measure_activations(model, [images]) if what == "density" else record_activation_masks(model, images[:1])
+
+
+def _brief(report: Any) -> dict[str, Any]:
+    return {"cycles": report.cycles, "energy_pj": report.energy_pj, "dense_cycles": report.dense.cycles,
+            "dense_energy_pj": report.dense.energy_pj}
+
+
+def _selection_row(entry: Mapping[str, Any], epoch: int, pruner: Pruner) -> dict[str, Any]:
+    # Seconds are left out: metrics.jsonl holds what the seed determines.
+    kept = {key: value for key, value in entry.items() if key not in ("event", "seconds")}
+    return {"event": "selection", "epoch": epoch + 1, **kept, "choices": [asdict(choice) for choice in pruner.choices]}
+
+
+def _finite(loss: float, epoch: int, batch: int) -> float:
+    if loss != loss or loss in (float("inf"), float("-inf")):
+        raise InputError(f"the loss is {loss}", where=f"training, epoch {epoch + 1}, batch {batch + 1}",
+                         expected="a finite loss", fix="training diverged: lower train.lr or add train.warmup_epochs")
+    return loss
+
+
+def _save(run: RunDirectory, model: nn.Module, optimizer: torch.optim.Optimizer, pruner: Pruner | None, at: Position,
+          device: torch.device) -> None:
+    random = {"torch": torch.get_rng_state()}
+    if device.type == "cuda":
+        random["cuda"] = torch.cuda.get_rng_state(device)
+    save_checkpoint(run.checkpoint, {
+        "position": asdict(at), "model": model.state_dict(), "optimizer": optimizer.state_dict(),
+        "pruner": None if pruner is None else pruner.state_dict(), "random": random,
+    })
+
+
+def _restore_(run: RunDirectory, model: nn.Module, optimizer: torch.optim.Optimizer, pruner: Pruner | None,
+              device: torch.device) -> Position:
+    """Put the last checkpoint back, if there is one; a run that was killed before its first starts anew."""
+    if not has_checkpoint(run.checkpoint):
+        run.cut(0, 0)
+        return Position()
+    state = load_checkpoint(run.checkpoint)
+    at = Position(**state["position"])
+    run.cut(at.metrics_bytes, at.timing_bytes)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    if pruner is not None:
+        pruner.load_state_dict(state["pruner"])
+    torch.set_rng_state(state["random"]["torch"])
+    if device.type == "cuda" and "cuda" in state["random"]:
+        torch.cuda.set_rng_state(state["random"]["cuda"], device)
+    return at
+
+
+def _provenance(config: TrainConfig, data: Any) -> dict[str, Any]:
+    """Where the network came from: what is needed to make it again, and no path and no time."""
+    return {
+        "name": config.name, "seed": config.seed, "data": data.provenance,
+        "config_sha256": hashlib.sha256(config.to_toml().encode()).hexdigest(),
+        "torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads(),
+    }
+
+
+def _tensorboard(run: RunDirectory) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError("output.tensorboard = true, but TensorBoard is not installed", expected="the package tensorboard",
+                         fix="pip install tensorboard, or leave it out") from None
+    return SummaryWriter(str(run.path / "tensorboard"))  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """Only algorithms that give the same bits every time; what was set before is set again afterwards."""
+    before, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    # cuBLAS reads this when it starts; without it its results may differ between runs.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # On a GPU a few backward passes have no such algorithm: there a warning is better than no training.
+    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn)
