@@ -1,0 +1,80 @@
+"""simulate(trace, machine) -> Report: the page to read first.
+
+Each layer goes to the machine's model, which returns counts; energy.py prices the counts; report.py adds
+them up.  Layers run one after the other, each from DRAM to DRAM; what that leaves out is in
+docs/model.md.  Read machines/systolic.py next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from . import area, energy
+from .counts import Count
+from .hardware import Machine
+from .machines import model
+from .report import LayerReport, Report, Total
+from .trace import LayerTrace, Trace
+
+
+def simulate(trace: Trace, machine: Machine, *, compare_dense: bool = True) -> Report:
+    """Cycles, traffic and energy of `trace` on `machine`.
+
+    With `compare_dense` the same network with every weight kept is simulated too, for `report.speedup`.
+    Raises InputError where a layer cannot run on the machine, naming the layer.
+    """
+    layers = [simulate_layer(layer, machine) for layer in trace.layers]
+    dense = None
+    if compare_dense:
+        beside = [report if report.layer.packed_weight is None else simulate_layer(report.layer.dense(), machine)
+                  for report in layers]
+        dense = add_totals(beside, machine)
+    notes = energy.notes(machine)
+    return Report(machine, layers, add_totals(layers, machine), dense, area.area_mm2(machine), notes)
+
+
+def simulate_layer(layer: LayerTrace, machine: Machine) -> LayerReport:
+    """One layer on one machine."""
+    result = model(machine.model).run(layer, machine)
+    bits = (layer.weight_bits, layer.input_bits, layer.output_bits, machine.memory.psum_bits)
+    total = Total(
+        counts=result.counts,
+        peak_macs_per_cycle=machine.array.peak_macs_per_cycle,
+        bits=bits,
+        sram_bytes=_sram_bytes(result.counts, bits),
+        energy_pj_by_component=energy.energy_pj(result.counts, machine, bits),
+        clock_hz=machine.clock_hz,
+        cycle_offset=machine.array.cycle_offset,
+    )
+    return LayerReport(layer, total, result.tiling, result.executed_as)
+
+
+def add_totals(layers: Sequence[LayerReport], machine: Machine) -> Total:
+    """The sum over layers of every count and every picojoule."""
+    totals = [layer.total for layer in layers]
+    components: dict[str, float] = {}
+    for total in totals:
+        for name, picojoules in total.energy_pj_by_component.items():
+            components[name] = components.get(name, 0.0) + picojoules
+    widest = tuple(max(total.bits[i] for total in totals) for i in range(4))
+    return Total(
+        counts=np.sum([total.counts for total in totals], axis=0, dtype=np.int64),
+        peak_macs_per_cycle=machine.array.peak_macs_per_cycle,
+        bits=(widest[0], widest[1], widest[2], widest[3]),
+        sram_bytes=(sum(t.sram_bytes[0] for t in totals), sum(t.sram_bytes[1] for t in totals)),
+        energy_pj_by_component=components,
+        clock_hz=machine.clock_hz,
+        cycle_offset=sum(total.cycle_offset for total in totals),
+    )
+
+
+def _sram_bytes(counts: np.ndarray, bits: tuple[int, int, int, int]) -> tuple[int, int]:
+    """(read, written) bytes on chip; partial sums have their own width, metadata is in bits already."""
+    weight, inputs, _, psum = bits
+    read = (int(counts[Count.INPUT_SRAM_READS]) * inputs + int(counts[Count.WEIGHT_SRAM_READS]) * weight
+            + int(counts[Count.OUTPUT_SRAM_READS]) * psum + int(counts[Count.METADATA_SRAM_READ_BITS]))
+    written = (int(counts[Count.INPUT_SRAM_WRITES]) * inputs + int(counts[Count.WEIGHT_SRAM_WRITES]) * weight
+               + int(counts[Count.OUTPUT_SRAM_WRITES]) * psum + int(counts[Count.METADATA_SRAM_WRITE_BITS]))
+    return -(-read // 8), -(-written // 8)

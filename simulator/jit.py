@@ -1,0 +1,49 @@
+"""numba.njit with the settings that every kernel of ours needs.
+
+Compiled code is cached under a folder named by the hash of all kernel sources: numba's own cache looks at
+one file's date only, so an edited callee in another file would leave a stale caller behind.  The folder
+is the user's cache directory ($ESPALIER_CACHE_DIR, else $XDG_CACHE_HOME/espalier, else ~/.cache/espalier),
+which also serves an installation that cannot be written to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def cache_root() -> Path:
+    """The folder under which compiled kernels are kept."""
+    chosen = os.environ.get("ESPALIER_CACHE_DIR")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "espalier"
+
+
+@lru_cache(maxsize=1)
+def cache_dir() -> Path:
+    """The folder of compiled kernels for this version of the sources."""
+    state = hashlib.sha256(numba.__version__.encode())
+    for path in sorted(Path(__file__).parent.rglob("*kernel*.py")):
+        state.update(path.name.encode() + path.read_bytes())
+    return cache_root() / f"numba-{state.hexdigest()[:16]}"
+
+
+def kernel(function: Function) -> Function:
+    """Compile `function` without the GIL, cached on disk; NUMBA_DISABLE_JIT=1 leaves it plain Python."""
+    # The cache folder is fixed when a function is decorated; the user's own setting is put back.
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(cache_dir())
+    try:
+        compiled: Function = numba.njit(function, cache=True, nogil=True)
+    finally:
+        numba.config.CACHE_DIR = before
+    return compiled

@@ -1,0 +1,346 @@
+"""The time line of a systolic array and its memory: docs/model.md sections 1.3 to 1.7, step by step.
+
+One kernel visits the tiles in loop order and keeps a handful of times: when the channel is free, when each
+operand's buffer halves are released, when the last fold started and ended.  Integers in, integers out;
+how a tiling is chosen is in tiling_search.py.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..counts import Count
+from ..jit import kernel
+
+# Indices into the parameter vector (built by tiling_search.Problem.parameters).
+(ROWS, COLS, FLOW, ACT_HOP, PSUM_HOP, IN_REG, OUT_REG, TAIL, BUFFERS, DRAIN, BIAS, IN_FLIGHT, PER_REQUEST,
+ HALVES_W, HALVES_I, HALVES_O, BW_BYTES, BW_CYCLES, LATENCY, BURST, WEIGHT_BITS, INPUT_BITS, OUTPUT_BITS, PSUM_BITS,
+ META_BITS, SKIPS, OUTER, MIDDLE, GROUPS, COL_TILES, IDEAL, K_ROWS, WINDOW, KEPT, OF, TILE_K, K, TILE_N, N) = range(39)
+PARAMETERS = 39
+
+WS, OS, IS = 0, 1, 2
+IN_PLACE, SERIAL, OVERLAPPED = 0, 1, 2
+AXIS_M, AXIS_K, AXIS_N = 0, 1, 2
+
+# The enum's values as plain integers: numba folds module constants.
+_C = {item.name: int(item) for item in Count}
+ISSUED, IN_HOPS, W_HOPS, P_HOPS = _C["ISSUED_MACS"], _C["INPUT_HOPS"], _C["WEIGHT_HOPS"], _C["PSUM_HOPS"]
+I_READ, I_WRITE = _C["INPUT_SRAM_READS"], _C["INPUT_SRAM_WRITES"]
+W_READ, W_WRITE = _C["WEIGHT_SRAM_READS"], _C["WEIGHT_SRAM_WRITES"]
+O_READ, O_WRITE = _C["OUTPUT_SRAM_READS"], _C["OUTPUT_SRAM_WRITES"]
+M_READ, M_WRITE = _C["METADATA_SRAM_READ_BITS"], _C["METADATA_SRAM_WRITE_BITS"]
+D_INPUT, D_WEIGHT, D_PSUM = _C["INPUT_DRAM_READ_BYTES"], _C["WEIGHT_DRAM_READ_BYTES"], _C["PSUM_DRAM_READ_BYTES"]
+D_OUT, D_PSUM_OUT, D_META = _C["OUTPUT_DRAM_WRITE_BYTES"], _C["PSUM_DRAM_WRITE_BYTES"], _C["METADATA_BYTES"]
+COMPUTE, FILL, SHIFT, DRAIN_C, QUEUE, COLD = (_C[name] for name in
+                                              ("COMPUTE", "FILL", "WEIGHT_SHIFT", "DRAIN", "QUEUE", "COLD_FILL"))
+STALL_W, STALL_I, STALL_P, STALL_O = (_C[f"STALL_{name}"] for name in ("WEIGHT", "INPUT", "PSUM", "OUTPUT"))
+
+
+@kernel
+def rounded(bits, burst):
+    """Bytes that cross the channel for `bits`: whole bytes, then whole bursts."""
+    size = (bits + 7) // 8
+    return (size + burst - 1) // burst * burst
+
+
+@kernel
+def occupied(size, p):
+    """Cycles that `size` bytes occupy the channel; no bandwidth limit is written as 0 bytes per cycle."""
+    if p[BW_BYTES] == 0:
+        return 0
+    return (size * p[BW_CYCLES] + p[BW_BYTES] - 1) // p[BW_BYTES]
+
+
+@kernel
+def covered(first, last, p):
+    """How many input rows of k the physical rows [first, last) need."""
+    return min(p[K_ROWS], (last + p[KEPT] - 1) // p[KEPT] * p[OF]) - first // p[KEPT] * p[OF]
+
+
+@kernel
+def channels_touched(ki, p):
+    """Input channels that tile ki of k reads, whole."""
+    first, last = ki * p[TILE_K], min(p[K], (ki + 1) * p[TILE_K])
+    a = first // p[KEPT] * p[OF]
+    b = min(p[K_ROWS], (last + p[KEPT] - 1) // p[KEPT] * p[OF])
+    return (b - 1) // p[WINDOW] - a // p[WINDOW] + 1
+
+
+@kernel
+def count_folds(p, occupied_blocks, folds):
+    """Fill folds[group, k tile, n tile] = (executed folds, weights in them, sum of rows, sum of columns, input rows covered).
+
+    occupied_blocks: bool[groups, ceil(k/R), ceil(n/C)] where zero blocks are skipped, else bool[1, 1, 1].
+    Used by ws only: in the other dataflows no fold is ever left out and the step's sizes say it all.
+    """
+    rows, cols = p[ROWS], p[COLS]
+    for g in range(folds.shape[0]):
+        for ki in range(folds.shape[1]):
+            for ni in range(folds.shape[2]):
+                count = weights = sum_r = sum_c = cover = 0
+                n0, n1 = ni * p[TILE_N], min(p[N], (ni + 1) * p[TILE_N])
+                k0, k1 = ki * p[TILE_K], min(p[K], (ki + 1) * p[TILE_K])
+                for a in range(k0, k1, rows):
+                    b = min(k1, a + rows)
+                    height, need = b - a, covered(a, b, p)
+                    if not p[SKIPS]:
+                        blocks = (n1 - n0 + cols - 1) // cols
+                        count += blocks
+                        weights += height * (n1 - n0)
+                        sum_r += height * blocks
+                        sum_c += n1 - n0
+                        cover += need * blocks
+                        continue
+                    for c in range(n0, n1, cols):
+                        if occupied_blocks[g, a // rows, c // cols]:
+                            width = min(n1, c + cols) - c
+                            count += 1
+                            weights += height * width
+                            sum_r += height
+                            sum_c += width
+                            cover += need
+                folds[g, ki, ni, 0] = count
+                folds[g, ki, ni, 1] = weights
+                folds[g, ki, ni, 2] = sum_r
+                folds[g, ki, ni, 3] = sum_c
+                folds[g, ki, ni, 4] = cover
+
+
+@kernel
+def timeline(p, batch_sizes, row_out, row_in, col_out, col_in, first_writes, folds, counts):
+    """Add one layer's cycles, traffic and slots to `counts` (ISSUED_MACS holds all executed slots).
+
+    batch_sizes: images per brick of m; row_out/row_in, col_out/col_in: output rows (columns) and distinct
+    input rows (columns) per brick; first_writes[0]: output elements that are written at least once;
+    folds: as count_folds fills it.
+    """
+    rows, cols, flow, tail, burst = p[ROWS], p[COLS], p[FLOW], p[TAIL], p[BURST]
+    ideal = p[IDEAL] != 0
+    tiles_m = len(batch_sizes) * len(row_out) * len(col_out)
+    tiles_k, tiles_n = folds.shape[1], folds.shape[2]
+    sizes = np.array([tiles_m, tiles_k, tiles_n])
+    outer, middle = p[OUTER], p[MIDDLE]
+    inner = 3 - outer - middle
+    at = np.zeros(3, np.int64)
+    visited = np.zeros(tiles_m * tiles_n, np.bool_)
+    period = p[IN_FLIGHT] - 1  # a request waits for the one `period` before it
+    done = np.zeros(max(period, 1), np.int64)
+    request = 1  # of the next one; request 0 is the first preload
+    channel = 0
+    held_w = held_i = held_o = -1
+    # Release of the tile in use and of the one before it; end of the last store and of the one before it.
+    used_w = used_w_before = used_i = used_i_before = stored = stored_before = 0
+    started = False
+    start = stream_end = 0  # of the last fold; its last result is visible at stream_end + tail
+    out_ready = out_elements = 0  # of the output tile in the array's hands
+    out_complete = False
+    for g in range(p[GROUPS]):
+        gf = g if folds.shape[0] > 1 else 0
+        visited[:] = False
+        for x in range(sizes[outer]):
+            at[outer] = x
+            for y in range(sizes[middle]):
+                at[middle] = y
+                for z in range(sizes[inner]):
+                    at[inner] = z
+                    mi, ki, ni = at[0], at[1], at[2]
+                    xi = mi % len(col_out)
+                    yi = mi // len(col_out) % len(row_out)
+                    bi = mi // (len(col_out) * len(row_out))
+                    m_t = batch_sizes[bi] * row_out[yi] * col_out[xi]
+                    k_t = min(p[TILE_K], p[K] - ki * p[TILE_K])
+                    n_t = min(p[TILE_N], p[N] - ni * p[TILE_N])
+
+                    # --- the step's work: `count` folds that stream `streamed` vectors each
+                    weights = folds[gf, ki, ni, 1] if flow == WS else k_t * n_t
+                    if flow == WS:
+                        count, streamed = folds[gf, ki, ni, 0], m_t
+                    elif flow == OS:
+                        count, streamed = ((m_t + rows - 1) // rows) * ((n_t + cols - 1) // cols), k_t
+                    else:
+                        count, streamed = ((k_t + rows - 1) // rows) * ((m_t + cols - 1) // cols), n_t
+                    cover = covered(ki * p[TILE_K], ki * p[TILE_K] + k_t, p)
+                    count_step(p, counts, count, m_t, k_t, n_t, cover, folds[gf, ki, ni])
+
+                    # --- loads of the weight and input tiles
+                    w = i = ps = 0
+                    new_w = count > 0 and (g * tiles_k + ki) * tiles_n + ni != held_w
+                    new_i = count > 0 and (g * tiles_m + mi) * tiles_k + ki != held_i
+                    new_o = (g * tiles_m + mi) * tiles_n + ni != held_o
+                    if new_w:
+                        held_w = (g * tiles_k + ki) * tiles_n + ni
+                        if not ideal:
+                            meta = weights * p[META_BITS]
+                            if p[SKIPS]:
+                                meta = ((k_t + rows - 1) // rows) * ((n_t + cols - 1) // cols)
+                            size = rounded(weights * p[WEIGHT_BITS] + meta, burst)
+                            channel = max(channel, used_w if p[HALVES_W] == 1 else used_w_before) + occupied(size, p)
+                            w = channel + p[LATENCY]
+                            counts[D_WEIGHT] += size
+                            counts[D_META] += (meta + 7) // 8
+                            counts[W_WRITE] += weights
+                            counts[M_WRITE] += meta
+                        used_w_before, used_w = used_w, 0
+                    if new_i:
+                        held_i = (g * tiles_m + mi) * tiles_k + ki
+                        elements = batch_sizes[bi] * row_in[yi] * col_in[xi] * channels_touched(ki, p)
+                        if not ideal and elements > 0:
+                            size = rounded(elements * p[INPUT_BITS], burst)
+                            channel = max(channel, used_i if p[HALVES_I] == 1 else used_i_before) + occupied(size, p)
+                            i = channel + p[LATENCY]
+                            counts[D_INPUT] += size
+                            counts[I_WRITE] += elements
+                        used_i_before, used_i = used_i, 0
+
+                    # --- the output tile: the store that the last step left, the partial sums of this one
+                    leaves = new_o and held_o >= 0
+                    if leaves and p[HALVES_O] == 1:
+                        channel = store(p, counts, channel, out_ready, out_elements, out_complete)
+                        stored_before, stored = stored, channel
+                    if new_o and visited[mi * tiles_n + ni] and not ideal:
+                        size = rounded(m_t * n_t * p[PSUM_BITS], burst)
+                        channel = max(channel, stored) + occupied(size, p)
+                        ps = channel + p[LATENCY]
+                        counts[D_PSUM] += size
+                        counts[O_WRITE] += m_t * n_t
+                    if leaves and p[HALVES_O] == 2:
+                        channel = store(p, counts, channel, out_ready, out_elements, out_complete)
+                        stored_before, stored = stored, channel
+                    free = 0
+                    if new_o:
+                        held_o = (g * tiles_m + mi) * tiles_n + ni
+                        out_ready, out_elements = ps, m_t * n_t
+                        free = stored if p[HALVES_O] == 1 else stored_before
+                    out_complete = ki == tiles_k - 1
+                    visited[mi * tiles_n + ni] = True
+
+                    # --- the array: when can the step's first fold start, and what held it up?
+                    if count == 0:
+                        continue
+                    stationary, other = (i, w) if flow == IS else (w, i)
+                    if not started:
+                        unstalled = p[BIAS] + (0 if flow == OS else rows)
+                        loaded = stationary if flow == OS else unstalled + stationary
+                        counts[FILL] += unstalled
+                    else:
+                        shift, drain = gap(p, stream_end - start)
+                        unstalled = stream_end + shift + drain
+                        counts[SHIFT] += shift
+                        counts[DRAIN_C] += drain
+                        if flow == OS:
+                            loaded = stationary
+                        else:
+                            loaded = max(start if p[BUFFERS] == 2 else stream_end + tail, stationary) + rows
+                    first = max(max(unstalled, loaded), max(max(other, ps), free))
+                    if first > unstalled:
+                        by_w, by_i = (other, loaded) if flow == IS else (loaded, other)
+                        if not started:
+                            cause = COLD
+                        elif by_w == first:
+                            cause = STALL_W
+                        elif by_i == first:
+                            cause = STALL_I
+                        else:
+                            cause = STALL_P if ps == first else STALL_O
+                        counts[cause] += first - unstalled
+
+                    # --- its folds, back to back
+                    counts[COMPUTE] += count * streamed
+                    if period < 1:
+                        shift, drain = gap(p, streamed)
+                        counts[SHIFT] += (count - 1) * shift
+                        counts[DRAIN_C] += (count - 1) * drain
+                        start = first + (count - 1) * (streamed + shift + drain)
+                        stream_end = start + streamed
+                    else:
+                        if not started:
+                            done[0] = first + tail  # request 0, the preload: rows long, fired at first - rows
+                        for fold in range(count):
+                            if fold > 0:
+                                shift, drain = gap(p, stream_end - start)
+                                counts[SHIFT] += shift
+                                counts[DRAIN_C] += drain
+                                first = stream_end + shift + drain
+                            start = -1
+                            left = streamed
+                            while left > 0:
+                                length = min(left, p[PER_REQUEST])
+                                fire = first
+                                if request > period:
+                                    fire = max(first, done[request % period] + 1)
+                                counts[QUEUE] += fire - first
+                                done[request % period] = fire + length + tail
+                                request += 1
+                                if start < 0:
+                                    start = fire
+                                first = fire + length
+                                left -= length
+                            stream_end = first
+                    started = True
+                    used_w = used_i = stream_end
+                    out_ready = max(out_ready, stream_end + tail)
+    if not ideal:
+        channel = store(p, counts, channel, out_ready, out_elements, out_complete)
+    end = 0
+    if started:
+        end = stream_end + tail
+        counts[DRAIN_C] += tail
+        counts[O_READ] -= first_writes[0]
+    counts[STALL_O] += max(0, channel - end)
+
+
+@kernel
+def gap(p, streamed):
+    """Cycles between the end of a fold's stream of `streamed` cycles and the next start: (weight shift, drain)."""
+    if p[FLOW] == OS:
+        return 0, max(p[ROWS] - streamed, 0) if p[DRAIN] == OVERLAPPED else p[TAIL]
+    if p[BUFFERS] == 2:
+        return max(p[ROWS] - streamed, 0), 0
+    return p[ROWS], p[TAIL]
+
+
+@kernel
+def store(p, counts, channel, ready, elements, complete):
+    """Send an output tile to DRAM; returns when the channel is free again."""
+    if p[IDEAL]:
+        return channel
+    size = rounded(elements * (p[OUTPUT_BITS] if complete else p[PSUM_BITS]), p[BURST])
+    counts[D_OUT if complete else D_PSUM_OUT] += size
+    counts[O_READ] += elements
+    return max(channel, ready) + occupied(size, p)
+
+
+@kernel
+def count_step(p, counts, count, m_t, k_t, n_t, cover, folds):
+    """Slots, register hops and buffer accesses of one step's folds (docs/model.md section 1.7).
+
+    cover: input rows that the tile's k rows need; folds: this tile's row of count_folds.
+    Reads of accumulating outputs are counted as one per write; the caller takes the first writes off.
+    """
+    rows = p[ROWS]
+    across, triangle = p[COLS] * p[ACT_HOP] + p[IN_REG], rows * (rows + 1) // 2
+    down_in, down_out = rows * p[PSUM_HOP] + p[IN_REG], rows * p[PSUM_HOP] + p[OUT_REG]
+    if p[FLOW] == WS:
+        weights, tall, wide = folds[1], folds[2], folds[3]
+        slots, inputs, weight_reads, writes = m_t * weights, m_t * folds[4], weights, m_t * wide
+        counts[IN_HOPS] += m_t * tall * across
+        counts[W_HOPS] += wide * triangle
+        counts[P_HOPS] += m_t * wide * down_out
+    elif p[FLOW] == OS:
+        folds_m, folds_n = (m_t + rows - 1) // rows, (n_t + p[COLS] - 1) // p[COLS]
+        slots, inputs, weight_reads, writes = m_t * k_t * n_t, m_t * cover * folds_n, k_t * n_t * folds_m, m_t * n_t
+        counts[IN_HOPS] += m_t * k_t * folds_n * across
+        counts[W_HOPS] += n_t * k_t * folds_m * down_in
+        counts[P_HOPS] += m_t * n_t * (p[OUT_REG] + (0 if p[DRAIN] == IN_PLACE else rows))
+    else:
+        folds_k, folds_m = (k_t + rows - 1) // rows, (m_t + p[COLS] - 1) // p[COLS]
+        slots, inputs, weight_reads, writes = m_t * k_t * n_t, k_t * m_t, k_t * n_t * folds_m, m_t * n_t * folds_k
+        counts[IN_HOPS] += m_t * folds_k * triangle
+        counts[W_HOPS] += n_t * k_t * folds_m * across
+        counts[P_HOPS] += n_t * m_t * folds_k * down_out
+    counts[ISSUED] += slots
+    counts[I_READ] += inputs
+    counts[W_READ] += weight_reads
+    counts[M_READ] += weight_reads * p[META_BITS]
+    counts[O_WRITE] += writes
+    counts[O_READ] += writes

@@ -1,0 +1,202 @@
+"""What a simulation says: cycles by cause, work, traffic and energy, per layer and in total.
+
+Counts come from a machine model, picojoules from energy.py; this file only names, sums and divides them.
+Nothing here is measured or estimated anew.  Read energy.py for where the joules come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .counts import CAUSES, Count
+from .hardware import Machine
+from .mapping import Tiling
+from .trace import LayerTrace
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerCounts:
+    """What a machine model returns for one layer: the counts, the tiling used and how the mask was exploited."""
+
+    counts: Counts
+    tiling: Tiling
+    executed_as: str  # the structure that the machine exploited: "dense", "2:4", "block 16x16", ...
+
+
+@dataclass(frozen=True, eq=False)
+class Total:
+    """Totals of a layer or a network: everything the JSON form calls T."""
+
+    counts: Counts
+    peak_macs_per_cycle: int
+    bits: tuple[int, int, int, int]  # of weight, input, output, partial sum; the widest where layers differ
+    sram_bytes: tuple[int, int]
+    energy_pj_by_component: Mapping[str, float]
+    clock_hz: float
+    cycle_offset: int = 0  # SCALE-Sim reports the last cycle's index, one less than the count
+
+    @property
+    def cycles(self) -> int:
+        """Clock cycles, stalls included."""
+        return int(self.counts[list(CAUSES)].sum()) + self.cycle_offset
+
+    @property
+    def cycles_by_cause(self) -> dict[str, int]:
+        """Cycles by what they were spent on; the values sum to `cycles`, causes that did not occur are left out."""
+        parts = {cause.name.lower(): int(self.counts[cause]) for cause in CAUSES if self.counts[cause]}
+        if self.cycle_offset:
+            last = "drain" if "drain" in parts else next(reversed(parts), "drain")
+            parts[last] = parts.get(last, 0) + self.cycle_offset
+        return parts
+
+    @property
+    def energy_pj(self) -> float:
+        """Energy in picojoules."""
+        return float(sum(self.energy_pj_by_component.values()))
+
+    @property
+    def latency_s(self) -> float:
+        """Seconds at the machine's clock."""
+        return self.cycles / self.clock_hz
+
+    @property
+    def utilisation(self) -> float:
+        """Useful multiply-accumulates over what the multipliers could have done in the same cycles."""
+        slots = self.cycles * self.peak_macs_per_cycle
+        return int(self.counts[Count.USEFUL_MACS]) / slots if slots else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """T of the JSON interface."""
+        at = self.counts
+        return {
+            "cycles": self.cycles,
+            "cycles_by_cause": self.cycles_by_cause,
+            "useful_macs": int(at[Count.USEFUL_MACS]),
+            "issued_macs": int(at[Count.ISSUED_MACS]),
+            "gated_macs": int(at[Count.GATED_MACS]),
+            "skipped_macs": int(at[Count.SKIPPED_MACS]),
+            "dense_macs": int(at[Count.DENSE_MACS]),
+            "utilisation": self.utilisation,
+            "sram_read_bytes": self.sram_bytes[0],
+            "sram_write_bytes": self.sram_bytes[1],
+            "dram_read_bytes": int(at[Count.INPUT_DRAM_READ_BYTES] + at[Count.WEIGHT_DRAM_READ_BYTES]
+                                   + at[Count.PSUM_DRAM_READ_BYTES]),
+            "dram_write_bytes": int(at[Count.OUTPUT_DRAM_WRITE_BYTES] + at[Count.PSUM_DRAM_WRITE_BYTES]),
+            "metadata_bytes": int(at[Count.METADATA_BYTES]),
+            "energy_pj": self.energy_pj,
+            "energy_pj_by_component": dict(self.energy_pj_by_component),
+            "latency_s": self.latency_s,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class LayerReport:
+    """One layer on one machine."""
+
+    layer: LayerTrace
+    total: Total
+    tiling: Tiling
+    executed_as: str
+
+    @property
+    def name(self) -> str:
+        """The layer's name."""
+        return self.layer.name
+
+    @property
+    def cycles(self) -> int:
+        """Clock cycles, stalls included."""
+        return self.total.cycles
+
+    @property
+    def cycles_by_cause(self) -> dict[str, int]:
+        """Cycles by cause; they sum to `cycles`."""
+        return self.total.cycles_by_cause
+
+    @property
+    def energy_pj(self) -> float:
+        """Energy in picojoules."""
+        return self.total.energy_pj
+
+    def to_dict(self) -> dict[str, Any]:
+        """A layer of the JSON interface."""
+        gemm = self.layer.operation.gemm()
+        return {
+            "name": self.name, "op": self.layer.operation.kind, "m": gemm.m, "k": gemm.k, "n": gemm.n,
+            "groups": self.layer.operation.groups, "structure": self.layer.structure,
+            "executed_as": self.executed_as, "weight_density": self.layer.weight_density,
+            "input_density": self.layer.input_density, "tiling": self.tiling.to_dict(),
+            "total": self.total.to_dict(),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """A network on one machine, beside the same network dense on the same machine where it was asked for."""
+
+    machine: Machine
+    layers: Sequence[LayerReport]
+    total: Total
+    dense: Total | None = None
+    area_mm2: float | None = None
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def cycles(self) -> int:
+        """Clock cycles of all layers, one after the other."""
+        return self.total.cycles
+
+    @property
+    def energy_pj(self) -> float:
+        """Energy of all layers in picojoules."""
+        return self.total.energy_pj
+
+    @property
+    def cycles_by_cause(self) -> dict[str, int]:
+        """Cycles by cause over all layers; they sum to `cycles`."""
+        return self.total.cycles_by_cause
+
+    @property
+    def cost(self) -> Cost:
+        """All that selection sees."""
+        return Cost(self.total.latency_s, self.energy_pj * 1e-12, self.area_mm2)
+
+    @property
+    def speedup(self) -> float | None:
+        """Dense cycles over these cycles."""
+        return self.dense.cycles / self.cycles if self.dense is not None and self.cycles else None
+
+    @property
+    def energy_ratio(self) -> float | None:
+        """Dense energy over this energy."""
+        return self.dense.energy_pj / self.energy_pj if self.dense is not None and self.energy_pj else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """One machine of the JSON interface."""
+        return {
+            "machine": self.machine.name,
+            "clock_hz": self.machine.clock_hz,
+            "total": self.total.to_dict(),
+            "dense": None if self.dense is None else self.dense.to_dict(),
+            "speedup": self.speedup,
+            "energy_ratio": self.energy_ratio,
+            "area_mm2": self.area_mm2,
+            "notes": list(self.notes),
+            "layers": [layer.to_dict() for layer in self.layers],
+        }
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Latency, energy and area: what a choice is judged by."""
+
+    latency_s: float
+    energy_j: float
+    area_mm2: float | None

@@ -1,0 +1,231 @@
+"""What the simulator consumes: layers with their real masks, and how they travel as a file.
+
+A LayerTrace is an operation, the mask of its weight, what is known of its input's zeros and the operand
+widths; a Trace is the layers in execution order with edges and provenance.  Values of weights are not
+here: a cycle model needs to know where the zeros are, not what the rest is.  Read engine.py next.
+
+File format: checked safetensors (files.py), the description as JSON, the masks as packed bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import files
+from .errors import InputError, nearest
+from .structure import parse
+from .workload import Conv2d, Gemm, Operation
+
+SCHEMA = 1
+OPERATIONS: dict[str, type[Gemm] | type[Conv2d]] = {"gemm": Gemm, "conv2d": Conv2d}
+
+
+@dataclass(frozen=True, eq=False)
+class PackedMask:
+    """A boolean array of any shape as packed bits (C order, first entry in the highest bit of byte 0)."""
+
+    shape: tuple[int, ...]
+    bits: NDArray[np.uint8]
+
+    @classmethod
+    def pack(cls, mask: NDArray[np.bool_]) -> PackedMask:
+        """Pack a boolean array."""
+        return cls(tuple(mask.shape), np.packbits(np.ascontiguousarray(mask).reshape(-1)))
+
+    def unpack(self) -> NDArray[np.bool_]:
+        """The boolean array."""
+        return np.unpackbits(self.bits, count=math.prod(self.shape)).astype(bool).reshape(self.shape)
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class LayerTrace:
+    """One layer as it runs: operation, masks, operand widths.
+
+    weight_mask: bool[out, in/groups, kh, kw] (Conv2d) or bool[k, n] (Gemm), True where a weight is kept;
+    None = dense.  input_mask: bool[batch, in, h, w] or bool[m, k], True where an activation is not zero;
+    None with `input_density` = only the share is known; None alone = dense.  Raises InputError on a
+    mask of another shape or type.
+    """
+
+    name: str
+    operation: Operation
+    structure: str
+    input_density: float
+    weight_bits: int
+    input_bits: int
+    output_bits: int
+    packed_weight: PackedMask | None = field(repr=False)
+    packed_input: PackedMask | None = field(repr=False)
+
+    def __init__(
+        self,
+        name: str,
+        operation: Operation,
+        weight_mask: NDArray[np.bool_] | PackedMask | None = None,
+        input_mask: NDArray[np.bool_] | PackedMask | None = None,
+        *,
+        input_density: float | None = None,
+        structure: str | None = None,
+        weight_bits: int = 8,
+        input_bits: int = 8,
+        output_bits: int = 8,
+    ) -> None:
+        where = f"layer {name!r}"
+        weight = _as_packed(weight_mask, operation.weight_shape, f"{where}, weight_mask")
+        inputs = _as_packed(input_mask, operation.input_shape, f"{where}, input_mask")
+        if input_density is not None and inputs is not None:
+            raise InputError("both input_mask and input_density", where=where, expected="one of the two")
+        if input_density is not None and not 0.0 <= input_density <= 1.0:
+            raise InputError(f"input_density = {input_density}", where=where, expected="a share in [0, 1]")
+        for label, bits in (("weight_bits", weight_bits), ("input_bits", input_bits), ("output_bits", output_bits)):
+            if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 64:
+                raise InputError(f"{label} = {bits!r}", where=where, expected="an integer from 1 to 64")
+        if structure is None:
+            structure = "dense" if weight is None else "unstructured"
+        if inputs is not None:
+            input_density = float(inputs.unpack().mean())
+        values = (name, operation, str(parse(structure)), 1.0 if input_density is None else float(input_density),
+                  weight_bits, input_bits, output_bits, weight, inputs)
+        for item, value in zip(fields(self), values, strict=True):
+            object.__setattr__(self, item.name, value)
+
+    @property
+    def weight_mask(self) -> NDArray[np.bool_] | None:
+        """The weight mask in the operation's own shape, or None where the weight is dense."""
+        return None if self.packed_weight is None else self.packed_weight.unpack()
+
+    @property
+    def input_mask(self) -> NDArray[np.bool_] | None:
+        """The activation mask in the operation's own shape, or None where it was not recorded."""
+        return None if self.packed_input is None else self.packed_input.unpack()
+
+    @property
+    def weight_nnz(self) -> int:
+        """Number of weights kept."""
+        if self.packed_weight is None:
+            return math.prod(self.operation.weight_shape)
+        return int(np.bitwise_count(self.packed_weight.bits).sum())
+
+    @property
+    def weight_density(self) -> float:
+        """Share of weights kept."""
+        return self.weight_nnz / math.prod(self.operation.weight_shape)
+
+    def weight_matrix(self) -> NDArray[np.bool_]:
+        """The mask as bool[groups, k, n]: one GEMM weight per group, k as in Conv2d.gemm()."""
+        gemm, groups = self.operation.gemm(), self.operation.groups
+        mask = self.weight_mask
+        if mask is None:
+            return np.ones((groups, gemm.k, gemm.n), dtype=bool)
+        if isinstance(self.operation, Gemm):
+            return mask[None]
+        return np.ascontiguousarray(mask.reshape(groups, gemm.n, gemm.k).transpose(0, 2, 1))
+
+    def dense(self) -> LayerTrace:
+        """The same layer with every weight kept; what is known of its input stays."""
+        return LayerTrace(
+            self.name, self.operation, None, self.packed_input,
+            input_density=None if self.packed_input is not None else self.input_density,
+            weight_bits=self.weight_bits, input_bits=self.input_bits, output_bits=self.output_bits,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Layers in execution order; edges (producer, consumer) by name; provenance as JSON values."""
+
+    layers: Sequence[LayerTrace]
+    edges: Sequence[tuple[str, str]] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "edges", tuple((a, b) for a, b in self.edges))
+        if not self.layers:
+            raise InputError("no layers", where="trace", expected="at least one layer")
+        names = [layer.name for layer in self.layers]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InputError(f"layer name(s) {', '.join(twice)} used twice", where="trace", expected="unique names")
+        for pair in self.edges:
+            for name in pair:
+                if name not in names:
+                    raise InputError(f"edge names layer {name!r}", where="trace", fix=nearest(name, names))
+
+    def dense(self) -> Trace:
+        """The same network with every weight kept."""
+        return Trace([layer.dense() for layer in self.layers], self.edges, self.provenance)
+
+    def save(self, path: str | Path) -> None:
+        """Write the trace as one safetensors file (atomically)."""
+        tensors: dict[str, NDArray[np.uint8]] = {}
+        rows: list[dict[str, Any]] = []
+        for index, layer in enumerate(self.layers):
+            operation = {item.name: getattr(layer.operation, item.name) for item in fields(layer.operation)}
+            row: dict[str, Any] = {
+                "name": layer.name, "op": layer.operation.kind, "operation": operation, "structure": layer.structure,
+                "weight_bits": layer.weight_bits, "input_bits": layer.input_bits, "output_bits": layer.output_bits,
+            }
+            if layer.packed_weight is not None:
+                tensors[f"{index}.weight_mask"] = layer.packed_weight.bits
+            if layer.packed_input is not None:
+                tensors[f"{index}.input_mask"] = layer.packed_input.bits
+            else:
+                row["input_density"] = layer.input_density
+            rows.append(row)
+        header = {"schema": SCHEMA, "layers": rows, "edges": self.edges, "provenance": dict(self.provenance)}
+        files.save(path, "trace", header, tensors)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Trace:
+        """Read a trace.  Raises InputError on a missing, truncated, damaged or foreign file."""
+        where = str(path)
+        header, tensors = files.load(path, "trace", "`espalier train` or Trace.save")
+        if header.get("schema") != SCHEMA:
+            raise InputError(f"schema {header.get('schema')}", where=where, expected=f"schema {SCHEMA}",
+                             fix="use the version of espalier that wrote it, or write it again")
+        try:
+            layers = [_layer_from_row(index, row, tensors) for index, row in enumerate(header["layers"])]
+            return cls(layers, [tuple(edge) for edge in header["edges"]], header["provenance"])
+        except InputError as error:
+            raise InputError(str(error), where=where) from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"damaged trace header ({type(error).__name__}: {error})", where=where,
+                             expected="a file written by Trace.save", fix="write it again") from None
+
+
+def _as_packed(mask: NDArray[np.bool_] | PackedMask | None, shape: tuple[int, ...], where: str) -> PackedMask | None:
+    if mask is None:
+        return None
+    if isinstance(mask, PackedMask):
+        found, packed = mask.shape, mask
+        if mask.bits.dtype != np.uint8 or mask.bits.size != -(-math.prod(found) // 8):
+            raise InputError(f"{mask.bits.size} bytes of {mask.bits.dtype}", where=where,
+                             expected=f"{-(-math.prod(found) // 8)} bytes of packed bits")
+    else:
+        array = np.asarray(mask)
+        if array.dtype != np.bool_:
+            raise InputError(f"dtype {array.dtype}", where=where, expected="bool", fix="use weight != 0")
+        found, packed = array.shape, PackedMask.pack(array)
+    if found != shape:
+        raise InputError(f"shape {list(found)}", where=where, expected=str(list(shape)))
+    return packed
+
+
+def _layer_from_row(index: int, row: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> LayerTrace:
+    operation = OPERATIONS[row["op"]](**row["operation"])
+    masks: dict[str, PackedMask | None] = {}
+    for which, shape in (("weight_mask", operation.weight_shape), ("input_mask", operation.input_shape)):
+        bits = tensors.get(f"{index}.{which}")
+        masks[which] = None if bits is None else PackedMask(shape, bits)
+    return LayerTrace(
+        row["name"], operation, **masks, input_density=row.get("input_density"), structure=row["structure"],
+        weight_bits=row["weight_bits"], input_bits=row["input_bits"], output_bits=row["output_bits"],
+    )
