@@ -50,6 +50,17 @@ def test_a_late_start_gives_the_same_batches(start: int) -> None:
         assert torch.equal(x, x2) and torch.equal(y, y2)
 
 
+def test_augmentation_is_fresh_in_every_batch_epoch_and_run() -> None:
+    same = IMAGES[:1].expand(40, -1, -1, -1)  # one image 40 times: a batch then shows its augmentation alone
+
+    def moved(seed: int, epoch: int) -> list[bytes]:
+        batches_of_it = batches(same, torch.zeros(40), 10, seed, epoch, augment=random_crop)
+        return [x.numpy().tobytes() for x, _ in batches_of_it]
+
+    drawn = [*moved(0, 0), *moved(0, 1), *moved(1, 0)]
+    assert len(set(drawn)) == 12
+
+
 def test_normalise_works_channel_by_channel() -> None:
     x = normalise(IMAGES, (0.5, 0.25), (0.5, 2.0))
     torch.testing.assert_close(x[:, 0], (IMAGES[:, 0] / 255 - 0.5) / 0.5)

@@ -68,6 +68,28 @@ def test_lenet5_is_the_well_known_61706() -> None:
     assert _count(build("lenet5")) == 61_706
 
 
+@pytest.mark.parametrize(
+    ("name", "kwargs", "side", "expected"),
+    [
+        ("resnet8", {}, 32, {"layer1": 32, "layer2": 16, "layer3": 8}),
+        ("resnet8", {}, 28, {"layer1": 28, "layer2": 14, "layer3": 7}),
+        ("resnet18", {}, 224, {"conv1": 112, "layer1": 56, "layer2": 28, "layer3": 14, "layer4": 7}),
+        ("resnet18", {"stem": "small"}, 32, {"conv1": 32, "layer1": 32, "layer2": 16, "layer3": 8, "layer4": 4}),
+        ("vgg11", {}, 32, {"features.3": 16, "features.7": 8, "features.14": 4, "features.21": 2, "features.28": 1}),
+        ("lenet5", {"in_channels": 1}, 28, {"conv1": 28, "pool1": 14, "conv2": 10, "pool2": 5}),
+    ],
+)
+def test_feature_maps_shrink_where_the_papers_say(name: str, kwargs: dict, side: int, expected: dict[str, int]) -> None:
+    net, sides = build(name, **kwargs).eval(), {}
+    for place in expected:
+        net.get_submodule(place).register_forward_hook(
+            lambda _module, _inputs, output, place=place: sides.update({place: output.shape[-1]})
+        )
+    with torch.no_grad():
+        net(torch.zeros(1, kwargs.get("in_channels", 3), side, side))
+    assert sides == expected
+
+
 SLIM = {"lenet5": [2, 3, 8, 6], "resnet18": [4, 6, 8, 10], "vgg11": [4, 4, 6, 6, 8], "vgg16": [4, 4, 6, 6, 8]}
 
 
