@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .cost import HardwareCost as HardwareCost
+    from .once import sparsify as sparsify
     from .pruner import Pruner as Pruner
-    from .pruner import sparsify as sparsify
 
-_HOMES = {"Pruner": "pruner", "sparsify": "pruner", "HardwareCost": "cost"}
+_HOMES = {"Pruner": "pruner", "sparsify": "once", "HardwareCost": "cost"}
 
 __all__ = ["HardwareCost", "Pruner", "sparsify"]
 

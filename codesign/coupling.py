@@ -74,6 +74,7 @@ class _Ties:
     parent: list[int] = field(default_factory=list)
     stays: set[int] = field(default_factory=set)
     uses: dict[int, list[tuple[str, str, int, int]]] = field(default_factory=lambda: defaultdict(list))
+    seen: dict[tuple[str, str], _Value] = field(default_factory=dict)
 
     def fresh(self, width: int) -> tuple[int, ...]:
         start = len(self.parent)
@@ -92,6 +93,9 @@ class _Ties:
             self.parent[high] = low
 
     def use(self, role: str, layer: str, value: _Value) -> None:
+        if (first := self.seen.setdefault((role, layer), value)) is not value:
+            self.tie(first.channels, value.channels)  # a module that runs twice has one weight for both
+            return
         for index, channel in enumerate(value.channels):
             self.uses[channel].append((role, layer, index, value.repeat))
 
@@ -180,6 +184,7 @@ ELEMENTWISE: set[object] = {
     "div",
 }
 FLATTEN: set[object] = {torch.flatten, "flatten", "view", "reshape", torch.reshape, torch.squeeze, "squeeze"}
+SOFTMAX: set[object] = {F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, "softmax", "log_softmax"}
 REDUCE: set[object] = {torch.mean, torch.sum, torch.amax, "mean", "sum", "amax"}
 
 
@@ -244,6 +249,8 @@ def _through_module(name: str, module: nn.Module, node: fx.Node, values: dict[fx
     if isinstance(module, nn.Conv2d):
         return _through_conv(name, module, source, ties)
     if isinstance(module, nn.Linear):
+        if len(source.channels) * source.repeat != module.in_features or len(_shape(node) or ()) != 2:
+            raise _no_rule(f"layer {name!r}, a Linear on something other than [batch, features],")
         ties.use("consumer", name, source)
         return _made_by(name, module.out_features, ties)
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -251,6 +258,9 @@ def _through_module(name: str, module: nn.Module, node: fx.Node, values: dict[fx
         return source
     if isinstance(module, nn.Flatten):
         return _flattened(node, source)
+    if isinstance(module, nn.Softmax | nn.LogSoftmax):
+        ties.stay(source)
+        return source
     if isinstance(module, SAME_CHANNELS):
         return source
     raise _no_rule(f"module {name!r} ({type(module).__name__})")
@@ -272,6 +282,9 @@ def _through_conv(name: str, conv: nn.Conv2d, source: _Value, ties: _Ties) -> _V
 def _through_function(node: fx.Node, shape: tuple[int, ...], values: dict[fx.Node, _Value], ties: _Ties) -> _Value:
     target = node.target
     if target in SAME_CHANNELS_FUNCTIONS:
+        return _source(node, values)
+    if target in SOFTMAX:  # each channel's result depends on all of them
+        ties.stay(_source(node, values))
         return _source(node, values)
     if target in ELEMENTWISE:
         return _elementwise(node, values, ties)

@@ -7,9 +7,12 @@ What it leaves out: where masks come from.  Read pruner.py next.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+
+from simulator.errors import InputError, nearest
 
 BIT_VALUES = (128, 64, 32, 16, 8, 4, 2, 1)
 
@@ -40,3 +43,18 @@ def unpack(packed: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
     """The mask that `pack` packed."""
     bits = packed.cpu().reshape(-1, 1).bitwise_and(torch.tensor(BIT_VALUES, dtype=torch.uint8)) != 0
     return bits.reshape(-1)[: math.prod(shape)].reshape(shape)
+
+
+def check_masks(masks: Mapping[str, Tensor], names: Iterable[str], parameter: Callable[[str], Tensor]) -> None:
+    """Raises InputError, all mistakes at once, unless every mask is bool, of the shape of a known parameter."""
+    known = list(names)
+    errors = []
+    for name, mask in masks.items():
+        if name not in known:
+            expected = "a layer or parameter of the model"
+            errors.append(InputError(f"mask for {name!r}", where="masks", expected=expected, fix=nearest(name, known)))
+        elif mask.dtype != torch.bool or mask.shape != parameter(name).shape:
+            expected = f"torch.bool {list(parameter(name).shape)}"
+            errors.append(InputError(f"{mask.dtype} {list(mask.shape)} for {name!r}", where="masks", expected=expected))
+    if errors:
+        raise InputError.collect(errors)

@@ -10,43 +10,27 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from simulator.errors import InputError, nearest
-from simulator.structure import Structure, units_kept
+from simulator.errors import InputError
+from simulator.structure import units_kept
 
 from .budgets import density_of, global_densities
 from .channels import channel_entries, channel_scores, group_masks
-from .choice import StructureChoice
-from .criteria import Criterion, accumulate, parse_criterion, running_mean
+from .choice import CostModel, StructureChoice
+from .criteria import Criterion, parse_criterion, running_mean
 from .layers import prunable
-from .masks import apply_mask_, pack, unpack
+from .masks import apply_mask_, check_masks, pack, unpack
 from .plan import Plan, make_plan
 from .schedules import parse_schedule
 from .settings import UPDATES_PER_TRAINING, PrunerConfig
 from .state import SCHEMA, check_state
 from .structures import keep_best, part_way, project, unit_scores
-
-
-class CostModel(Protocol):
-    """Whatever can choose structures by cost: HardwareCost, a measured table, a count of operations."""
-
-    def select(
-        self, model: nn.Module, example_inputs: Any, saliency: Mapping[str, Tensor], keep_dense: frozenset[str]
-    ) -> tuple[Mapping[str, Tensor], Sequence[StructureChoice]]:
-        """(masks, choices) for the model as it stands.
-
-        saliency: the criterion's score of every prunable weight, by layer name, in the weight's shape.
-        keep_dense: layers that must lose nothing of their own (a removed channel of a neighbour may still
-        take their filters or inputs along).  masks: bool by layer name for weights, by parameter name for
-        biases and batch norm; what is not named stays dense.
-        """
-        ...
 
 
 class Pruner:
@@ -94,6 +78,7 @@ class Pruner:
         self._share = 0.0
         self._events_done = 0
         self._frozen = False
+        self._warned = False
         self.history: list[dict[str, Any]] = []
         self.choices: tuple[StructureChoice, ...] = ()
         if optimizer is not None:
@@ -152,11 +137,14 @@ class Pruner:
         if self.optimizer is None:
             self.apply_masks_()
 
-    def finalize(self) -> dict[str, float]:
+    def finalize(self, scores: Mapping[str, Tensor] | None = None) -> dict[str, float]:
         """Enforce the final sparsity and zero what is masked; returns `realised()`.
 
         Masks keep being applied after later optimizer steps, so that fine-tuning does not revive weights.
+        scores: importance of each weight by layer name, where the criterion should not be asked.
         """
+        if scores is not None:
+            self._scores = dict(scores)
         if not self._frozen and self.cost is None and self._share < 1.0:
             before = self.sparsity
             self._update(1.0, "finalize")
@@ -178,28 +166,7 @@ class Pruner:
         masks: bool by layer name (weights) or by parameter name (biases, batch norm); what is not named
         becomes dense.  Raises InputError for an unknown name, a wrong shape or a type that is not bool.
         """
-        known = [*self._layers, *dict(self.model.named_parameters())]
-        errors = []
-        for name, mask in masks.items():
-            if name not in known:
-                errors.append(
-                    InputError(
-                        f"mask for {name!r}",
-                        where="set_masks_",
-                        expected="a layer or parameter of the model",
-                        fix=nearest(name, known),
-                    )
-                )
-            elif mask.dtype != torch.bool or mask.shape != self._parameter(name).shape:
-                errors.append(
-                    InputError(
-                        f"mask {mask.dtype} {list(mask.shape)} for {name!r}",
-                        where="set_masks_",
-                        expected=f"torch.bool {list(self._parameter(name).shape)}",
-                    )
-                )
-        if errors:
-            raise InputError.collect(errors)
+        check_masks(masks, self._names(), self._parameter)
         self._install({self._key(name): mask.clone() for name, mask in masks.items()})
         self.choices = tuple(choices)
         self._frozen = True
@@ -240,13 +207,13 @@ class Pruner:
 
         Raises InputError where the state belongs to other settings (total_steps may differ) or another network.
         """
-        names = [*self._layers, *dict(self.model.named_parameters())]
-        check_state(state, self.config.describe(), names, self._parameter)
+        check_state(state, self.config.describe(), self._names(), self._parameter)
         meta = state["meta"]
         self._install({name: unpack(packed, self._parameter(name).shape) for name, packed in state["masks"].items()})
         for index, (group, _) in enumerate(self._plan.groups):
             packed = state["channels"].get(str(index))
-            self._kept_channels[index] = None if packed is None else unpack(packed, (group.width,))
+            device = self._parameter(group.layers[0]).device
+            self._kept_channels[index] = None if packed is None else unpack(packed, (group.width,)).to(device)
         self._scores = {
             name: score.to(self._parameter(name).device, copy=True) for name, score in state["scores"].items()
         }
@@ -264,7 +231,8 @@ class Pruner:
             return float(progress)
         if self.config.total_steps is not None:
             return min(1.0, (self._steps + 1) / self.config.total_steps)
-        if self._steps == 0:
+        if not self._warned and (self.cost is not None or self._schedule_share(0.0) < 1.0):
+            self._warned = True
             warnings.warn(
                 "the pruner does not know how long training is and goes to its final sparsity at once: give "
                 "total_steps=epochs * len(loader) to Pruner, or call step(progress=...)",
@@ -299,7 +267,8 @@ class Pruner:
     def _select(self, now: float) -> None:
         assert self.cost is not None
         started = time.perf_counter()
-        saliency = {name: self._score(name) for name in self._layers}
+        without = self._plan.kept - self._scores.keys() if self._criterion.needs_gradient else frozenset()
+        saliency = {name: self._score(name) for name in self._layers if name not in without}
         masks, choices = self.cost.select(self.model, self.example_inputs, saliency, keep_dense=self._plan.kept)
         self.set_masks_(masks, choices)
         self._events_done = max(1, self._events_done)
@@ -364,10 +333,10 @@ class Pruner:
 
     def _score(self, name: str) -> Tensor:
         where = f"layer {name!r}"
-        if not self._criterion.needs_gradient:
-            score = self._criterion.score(self._layers[name].weight.detach(), None)
-        elif name in self._scores:
+        if name in self._scores:
             score = self._scores[name]
+        elif not self._criterion.needs_gradient:
+            score = self._criterion.score(self._layers[name].weight.detach(), None)
         else:
             raise InputError(
                 "no gradient was seen",
@@ -408,6 +377,10 @@ class Pruner:
         self._dropped = {name: ~mask for name, mask in placed.items()}
         self.apply_masks_()
 
+    def _names(self) -> list[str]:
+        """Everything that a mask can be for: layers by name, other parameters by theirs."""
+        return [*self._layers, *dict(self.model.named_parameters())]
+
     def _parameter(self, name: str) -> Tensor:
         return self._layers[name].weight if name in self._layers else self.model.get_parameter(name)
 
@@ -446,37 +419,3 @@ class Pruner:
 def _group_key(index: int) -> str:
     """The place of a channel group among the layer names in tables of densities; no module name has brackets."""
     return f"channels[{index}]"
-
-
-def sparsify(
-    model: nn.Module,
-    structure: str | Structure | Mapping[str, str] = "2:4",
-    sparsity: float | None = None,
-    criterion: str | Criterion = "magnitude",
-    *,
-    scope: str | Mapping[str, float] = "local",
-    skip: tuple[str, ...] | None = None,
-    example_inputs: Any = None,
-    batches: Iterable[tuple[Tensor, Tensor]] | None = None,
-    loss_function: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy,
-) -> dict[str, Tensor]:
-    """Prune `model` in place, once, without training; returns the masks by layer name.
-
-    batches: (inputs, targets) to take gradients on, for a criterion that needs them.  Everything else as in
-    PrunerConfig.  Keep pruned weights at zero in later training with Pruner.set_masks_.
-    """
-    config = PrunerConfig(
-        structure=structure, schedule="constant", sparsity=sparsity, criterion=criterion, scope=scope, skip=skip
-    )
-    pruner = Pruner(model, config, example_inputs=example_inputs)
-    if pruner._criterion.needs_gradient:
-        if batches is None:
-            raise InputError(
-                f"criterion {criterion!r} without batches",
-                where="sparsify",
-                expected="batches of (inputs, targets) to take gradients on",
-                fix="pass batches=loader",
-            )
-        pruner._scores = accumulate(model, batches, loss_function, pruner._criterion)
-    pruner.finalize()
-    return pruner.masks
