@@ -20,6 +20,7 @@ from ..lowering import Physical
 from ..mapping import LOOP_ORDERS, Tiling
 from ..trace import LayerTrace
 from . import systolic_kernel as kernel
+from . import tiling_kernel as bounds
 
 if TYPE_CHECKING:
     from .systolic import Spec
@@ -142,26 +143,126 @@ class Problem:
 
     def operand_bytes(self, tiling: Tiling) -> tuple[int, int, int]:
         """Buffer bytes that (inputs, weights, outputs) need under a tiling, double buffering included."""
+        p = self.parameters(tiling)
+        brick = self.brick_row(tiling.tile_m)
+        need = np.zeros(3, dtype=np.int64)
+        bounds.capacities(p, brick, bounds.channel_span(p)[0], need)
+        return int(need[0]), int(need[1]), int(need[2])
+
+    def missing_bytes(self, tiling: Tiling) -> int:
+        """Bytes by which a tiling misses the buffers; 0 = legal."""
+        if self.base[kernel.IDEAL]:
+            return 0
+        return sum(max(0, need - there) for need, there in zip(*self._room(self.operand_bytes(tiling)), strict=True))
+
+    def _room(self, need: tuple[int, int, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(needed, available) bytes: per buffer, or summed where all operands share one scratchpad."""
+        memory = self.machine.memory
+        if memory.shared_buffer_bytes:
+            return (sum(need),), (memory.shared_buffer_bytes,)
+        return need, (memory.input_buffer_bytes, memory.weight_buffer_bytes, memory.output_buffer_bytes)
+
+    def check(self, tiling: Tiling) -> Tiling:
+        """The tiling itself if it is well formed and fits; else InputError."""
+        spec: Spec = self.machine.array
+        if tiling.order not in LOOP_ORDERS:
+            raise InputError(f"order {tiling.order!r}", where="tiling", expected=f"one of {', '.join(LOOP_ORDERS)}")
+        held_k = 1 if spec.dataflow == "os" else spec.rows
+        held_n = 1 if spec.dataflow == "is" else spec.cols
+        for axis, size, whole, multiple in (("tile_k", tiling.tile_k, self.gemm.k, held_k),
+                                            ("tile_n", tiling.tile_n, self.gemm.n, held_n)):
+            if size < 1 or (size < whole and size % multiple):
+                raise InputError(f"{axis} = {size}", where="tiling", expected=f"a multiple of {multiple} or the whole {whole}")
+        self.bricks(tiling.tile_m)
+        if missing := self.missing_bytes(tiling):
+            raise InputError(f"tiling {tiling} misses the buffers by {missing} bytes", where="tiling",
+                             fix="use smaller tiles or larger buffers")
+        return tiling
+
+    def brick_row(self, tile_m: int) -> Ints:
+        """What the bounds need to know of cutting m into bricks of `tile_m` (columns: bounds.BRICK_*)."""
         from .systolic import touched
 
-        p, gemm = self.parameters(tiling), self.gemm
-        images, rows, columns = self.bricks(tiling.tile_m)
-        tile_k, tile_n = int(p[kernel.TILE_K]), int(p[kernel.TILE_N])
+        images, rows, columns = self.bricks(tile_m)
         row_out, row_in = touched(*self.vertical, rows)
         col_out, col_in = touched(*self.horizontal, columns)
-        tiles_m = -(-self.images // images) * len(row_out) * len(col_out)
-        tiles_k, tiles_n = -(-gemm.k // tile_k), -(-gemm.n // tile_n)
-        channels = max(kernel.channels_touched.py_func(ki, p) if hasattr(kernel.channels_touched, "py_func")
-                       else kernel.channels_touched(ki, p) for ki in (range(tiles_k) if tiles_k < 64 else range(64)))
-        meta = int(p[kernel.META_BITS]) * tile_k * tile_n
-        if p[kernel.SKIPS]:
-            meta = -(-tile_k // int(p[kernel.ROWS])) * -(-tile_n // int(p[kernel.COLS]))
-        inputs = images * int(row_in.max()) * int(col_in.max()) * int(channels) * int(p[kernel.INPUT_BITS])
-        weights = tile_k * tile_n * int(p[kernel.WEIGHT_BITS]) + meta
-        outputs = images * int(row_out.max()) * int(col_out.max()) * tile_n * int(p[kernel.PSUM_BITS])
-        halves = (
-            int(p[kernel.HALVES_I]) if tiles_m * tiles_k * gemm.groups > 1 else 1,
-            int(p[kernel.HALVES_W]) if tiles_k * tiles_n * gemm.groups > 1 else 1,
-            int(p[kernel.HALVES_O]) if tiles_m * tiles_n * gemm.groups > 1 else 1,
-        )
-        return (-(-inputs // 8) * halves[0], -(-weights // 8) * halves[1], -(-outputs // 8) * halves[2])
+        batch = np.array([images, self.images % images], dtype=np.int64)
+        times = np.array([self.images // images, 1 if self.images % images else 0], dtype=np.int64)
+        return bounds.brick_row(self.base, batch, times, row_out, row_in, col_out, col_in)
+
+
+def best(problem: Problem) -> Tiling:
+    """The tiling of fewest cycles (ties: fewest DRAM bytes, then the first candidate); InputError if none fits."""
+    gemm, spec = problem.gemm, problem.machine.array
+    whole = Tiling(gemm.m, gemm.k, gemm.n)
+    if problem.base[kernel.IDEAL]:
+        return whole
+    m_sizes = _brick_ladder(problem)
+    k_sizes = _ladder(gemm.k, spec.rows)
+    n_sizes = _ladder(gemm.n, spec.cols)
+    bricks = np.stack([problem.brick_row(size) for size in m_sizes])
+    memory = problem.machine.memory
+    room = np.array([memory.input_buffer_bytes, memory.weight_buffer_bytes, memory.output_buffer_bytes,
+                     memory.shared_buffer_bytes], dtype=np.int64)
+    live = _live_blocks(problem)
+    found = np.empty((len(m_sizes) * len(k_sizes) * len(n_sizes) * len(LOOP_ORDERS), 6), dtype=np.int64)
+    count, least = bounds.candidates(problem.base, bricks, np.array(k_sizes, dtype=np.int64),
+                                     np.array(n_sizes, dtype=np.int64), room, live, found)
+    if count == 0:
+        raise InputError(f"its smallest tile misses the buffers by {least} bytes", expected="buffers that hold one tile",
+                         fix="enlarge the buffers or shrink the array")
+    order = np.lexsort((found[:count, 5], found[:count, 1], found[:count, 0]))
+    winner: tuple[int, int, int] | None = None
+    chosen = whole
+    for index in order:
+        bound, _, m_at, k_at, n_at, rank = (int(value) for value in found[index])
+        if winner is not None and bound > winner[0]:
+            break
+        tiling = Tiling(m_sizes[m_at], k_sizes[k_at], n_sizes[n_at], LOOP_ORDERS[rank % len(LOOP_ORDERS)])
+        counts = np.zeros(len(Count), dtype=np.int64)
+        kernel.timeline(problem.parameters(tiling), *problem.tiles(tiling), counts)
+        cost = (int(counts[FIRST_CAUSE:].sum()), int(counts[TRAFFIC].sum()), rank)
+        if winner is None or cost < winner:
+            winner, chosen = cost, tiling
+    return chosen
+
+
+def _ladder(whole: int, base: int) -> list[int]:
+    """The whole axis, then halves of it on a grid of powers of two times the array's extent, largest first."""
+    sizes = [whole]
+    size = base
+    while size < whole:
+        sizes.insert(1, size)
+        size *= 2
+    return sizes
+
+
+def _brick_ladder(problem: Problem) -> list[int]:
+    """Legal tile_m, largest first: all, powers of two of images, of output rows, of output columns."""
+    plane = problem.out_h * problem.out_w
+    sizes = [problem.gemm.m]
+    for count, unit in ((problem.images, plane), (problem.out_h, problem.out_w), (problem.out_w, 1)):
+        powers = [2**power for power in range(count.bit_length()) if 2**power < count]
+        sizes += [power * unit for power in reversed(powers)]
+        sizes.append(unit)
+    return sorted({size for size in sizes if size <= problem.gemm.m}, reverse=True)
+
+
+def _occupied_blocks(mask: NDArray[np.bool_], rows: int, cols: int) -> NDArray[np.bool_]:
+    """bool[groups, ceil(k/R), ceil(n/C)]: does the R x C block hold any weight?"""
+    groups, k, n = mask.shape
+    padded = np.pad(mask, ((0, 0), (0, -k % rows), (0, -n % cols)))
+    return padded.reshape(groups, -(-k // rows), rows, -(-n // cols), cols).any(axis=(2, 4))
+
+
+def _live_blocks(problem: Problem) -> Ints:
+    """(executed blocks, weights in them, 1 if blocks are skipped) over all groups, whatever the tiling."""
+    gemm, p = problem.gemm, problem.base
+    rows, cols = int(p[kernel.ROWS]), int(p[kernel.COLS])
+    if not p[kernel.SKIPS]:
+        blocks = gemm.groups * -(-gemm.k // rows) * -(-gemm.n // cols)
+        return np.array([blocks, gemm.groups * gemm.k * gemm.n, 0], dtype=np.int64)
+    heights = np.minimum(rows, gemm.k - np.arange(problem.blocks.shape[1]) * rows)
+    widths = np.minimum(cols, gemm.n - np.arange(problem.blocks.shape[2]) * cols)
+    weights = int((problem.blocks * np.outer(heights, widths)).sum())
+    return np.array([int(problem.blocks.sum()), weights, 1], dtype=np.int64)
