@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from simulator.errors import InputError, nearest
 
+from .toml_text import write_toml
+
 SHIPPED = Path(__file__).parent / "configs"
 DOTTED = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
@@ -340,26 +342,3 @@ def _check_meaning(
         settings = config.pruner_settings(total_steps=1) or {}
         check(("prune",), lambda: PrunerConfig.from_dict({k: v for k, v in settings.items() if k != "select_at"}))
     return errors
-
-
-def write_toml(table: Mapping[str, Any], prefix: str = "") -> str:
-    """A table of texts, numbers, booleans, lists and tables as TOML, in the order given."""
-    lines: list[str] = []
-    inner: list[str] = []
-    for key, value in table.items():
-        name = key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else json.dumps(key)
-        if isinstance(value, Mapping):
-            path = f"{prefix}{name}"
-            body = write_toml(value, f"{path}.")
-            inner.append(f"\n[{path}]\n{body}")
-        else:
-            lines.append(f"{name} = {_toml_value(value)}\n")
-    return "".join(lines) + "".join(inner)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_toml_value(item)}" for key, item in value.items()) + "}"
-    return json.dumps(value, ensure_ascii=False)  # texts, integers, booleans; floats as their shortest exact form

@@ -7,6 +7,7 @@ is not a Conv2d or a Linear.  Read simulator/trace.py for what a Trace holds, ex
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -230,8 +231,8 @@ def _edges(model: nn.Module, calls: list[Call]) -> list[tuple[str, str]]:
     names = [call.name for call in calls]
     try:
         graph = torch.fx.symbolic_trace(model).graph
-    except Exception:  # fx raises what the model's own code raises on a proxy: any type at all
-        return list(zip(names, names[1:], strict=False))
+    except Exception:  # noqa: BLE001  fx raises what the model's own code raises on a proxy: any type at all
+        return list(itertools.pairwise(names))
     layers = prunable(model)
     sources: dict[Any, set[str]] = {}
     times: dict[str, int] = {}
@@ -243,7 +244,7 @@ def _edges(model: nn.Module, calls: list[Call]) -> list[tuple[str, str]]:
             times[node.target] = times.get(node.target, 0) + 1
             name = node.target if times[node.target] == 1 else f"{node.target}@{times[node.target]}"
             if name not in names:
-                return list(zip(names, names[1:], strict=False))
+                return list(itertools.pairwise(names))
             edges += [(producer, name) for producer in names if producer in before]
             sources[node] = {name}
     return edges

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
 import time
@@ -27,6 +28,7 @@ from simulator.errors import InputError
 
 from .checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from .config import TrainConfig
+from .evaluate import EVALUATION_BATCH, accuracy_and_loss
 from .export import Architecture, export
 from .lookup import look_up
 from .optimize import learning_rate, make_optimizer, training_macs
@@ -35,7 +37,6 @@ from .run_directory import RunDirectory, open_run
 from .trace import Activations, measure_activations, record_activation_masks, record_calls, trace_model
 
 SCHEMA = 1
-EVALUATION_BATCH = 500
 MEASURED_IMAGES = 256
 """Validation images that activation densities are measured on."""
 
@@ -245,20 +246,6 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
-@torch.no_grad()
-def accuracy_and_loss(model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """(percent right, mean cross-entropy) in evaluation mode; the model is left in that mode."""
-    model.eval()
-    right = seen = 0
-    loss = 0.0
-    for x, y in batches:
-        logits = model(x)
-        right += int((logits.argmax(1) == y).sum())
-        loss += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
-        seen += len(x)
-    return 100.0 * right / seen, loss / seen
-
-
 def structures_of(pruner: Pruner | None) -> dict[str, str]:
     """Layer -> the structure that its mask was made by: what was chosen for it, else what was planned."""
     if pruner is None:
@@ -301,7 +288,7 @@ def _selection_row(entry: Mapping[str, Any], epoch: int, pruner: Pruner) -> dict
 
 
 def _finite(loss: float, epoch: int, batch: int) -> float:
-    if loss != loss or loss in (float("inf"), float("-inf")):
+    if not math.isfinite(loss):
         raise InputError(f"the loss is {loss}", where=f"training, epoch {epoch + 1}, batch {batch + 1}",
                          expected="a finite loss", fix="training diverged: lower train.lr or add train.warmup_epochs")
     return loss

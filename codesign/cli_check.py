@@ -1,0 +1,197 @@
+"""The commands that look without changing anything: check, doctor.
+
+`check` finds out what kind of file it is given by its content and reads it as strictly as the command that
+would use it.  Read cli.py for the rest.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .cli_common import JSON, example, print_json
+
+PACKAGES = ("simulator", "models", "codesign", "sweeps")
+CORE = ("torch", "numpy", "numba", "scipy", "networkx", "safetensors", "pydantic", "click", "rich")
+EXTRAS = {"tensorboard": "tensorboard", "onnx": "onnx", "cluster": "distributed", "search": "optuna", "report": "plotly"}
+"""Optional feature -> the package that it needs."""
+TRAINING_KEYS = frozenset({"data", "model", "train", "prune", "hardware", "output"})
+STUDY_KEYS = frozenset({"workloads", "machines", "axes", "objectives"})
+
+
+@click.command(epilog=example("espalier check my_machine.toml", "espalier check runs/demo/model/model.safetensors"))
+@click.argument("file")
+@JSON
+def check(file: str, as_json: bool) -> None:
+    """Validate a file: machine, study or training TOML, .cfg, topology csv, any safetensors or JSON file of ours, an exported
+    or run directory.
+
+    Exit status 0 if it is sound; 2 with everything that is wrong if it is not.
+    """
+    kind, summary = inspect(Path(file))
+    if as_json:
+        print_json({"schema": 1, "file": file, "kind": kind, "summary": summary})
+    else:
+        click.echo(f"{file}: sound {kind}; {summary}")
+
+
+def inspect(path: Path) -> tuple[str, str]:
+    """(what kind of file it is, what is in it).  Raises InputError for all that is wrong with it."""
+    from simulator.errors import InputError
+
+    if path.is_dir():
+        from .evaluate import load_network
+
+        exported, _ = load_network(path)
+        return "network", f"{len(exported.masks)} masked layers of {exported.architecture.build}"
+    if not path.is_file():
+        raise InputError("no such file or directory", where=str(path), expected="a file to check")
+    readers = {".toml": _toml, ".cfg": _machine, ".csv": _topology, ".safetensors": _safetensors, ".json": _json}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(f"files ending in {path.suffix!r} are not known", where=str(path), expected=", ".join(readers))
+    return reader(path)
+
+
+def _toml(path: Path) -> tuple[str, str]:
+    import tomllib
+
+    from simulator.errors import InputError
+
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"not valid TOML ({error})", where=str(path), fix="correct the line it names") from None
+    # `model` is a table in a training configuration and a text in a machine.
+    if isinstance(table.get("model"), str) or "base" in table:
+        return _machine(path)
+    if STUDY_KEYS & table.keys():
+        study = sweep_study(path)
+        return "study", f"{study.size} configurations"
+    if TRAINING_KEYS & table.keys():
+        from .config import load_config
+
+        config = load_config(str(path))
+        return "training configuration", f"{config.name}, {config.train.epochs} epochs"
+    raise InputError("neither a machine, a study nor a training configuration", where=str(path),
+                     expected="a machine's model or base, a study's axes, or sections such as [train] and [prune]")
+
+
+def sweep_study(path: Path) -> Any:
+    """The study in a file."""
+    from .cli_sweep import sweep_module
+
+    return sweep_module("space").load_study(path)
+
+
+def _machine(path: Path) -> tuple[str, str]:
+    from simulator import load_machine
+
+    machine = load_machine(str(path))
+    return "machine", f"{machine.name}, model {machine.model}, {machine.array.peak_macs_per_cycle} MACs per cycle"
+
+
+def _topology(path: Path) -> tuple[str, str]:
+    from simulator.errors import InputError
+    from simulator.importers.scalesim import read_topology
+
+    try:
+        trace = read_topology(path)
+    except InputError as error:
+        # A csv does not say which of SCALE-Sim's two forms it is in: it is sound if it is sound as either.
+        try:
+            trace = read_topology(path, gemm=True)
+        except InputError:
+            raise error from None
+        return "topology in gemm form", f"{len(trace.layers)} layers"
+    return "topology", f"{len(trace.layers)} layers"
+
+
+def _safetensors(path: Path) -> tuple[str, str]:
+    from simulator import Trace, files
+
+    tensors, metadata = files.read(path)
+    kind = next((key.removeprefix("espalier_") for key in metadata if key.startswith("espalier_")), None)
+    if kind is None:
+        return "safetensors file", f"{len(tensors)} tensors, not written by espalier, so without a checksum"
+    if kind == "trace":
+        return "trace", f"{len(Trace.load(path).layers)} layers, checksum right"
+    files.load(path, kind, "`espalier train`")
+    return kind, f"{len(tensors)} tensors, checksum right"
+
+
+def _json(path: Path) -> tuple[str, str]:
+    from .export import read_json
+
+    return path.stem, f"{len(read_json(path))} fields, checksum right"
+
+
+@click.command(epilog=example("espalier doctor"))
+@JSON
+def doctor(as_json: bool) -> None:
+    """Print versions, where the packages come from, caches, devices and optional features."""
+    table = diagnosis()
+    if as_json:
+        print_json(table)
+        return
+    for section, values in table.items():
+        if isinstance(values, dict):
+            click.echo(f"{section}:")
+            for key, value in values.items():
+                click.echo(f"  {key:12} {value}")
+        elif section != "schema":
+            click.echo(f"{section}: {values}")
+
+
+def diagnosis() -> dict[str, Any]:
+    """What `espalier doctor --json` prints."""
+    return {
+        "schema": 1,
+        "espalier": _version("espalier-codesign"),
+        "python": f"{platform.python_version()} at {sys.executable}",
+        "platform": platform.platform(),
+        "paths": {name: _place(name) for name in PACKAGES},
+        "versions": {name: _version(name) for name in CORE},
+        "extras": {name: _version(needed) if importlib.util.find_spec(needed) else f"no (needs {needed})"
+                   for name, needed in EXTRAS.items()},
+        "device": _device(),
+        "caches": {"numba": _numba_cache()},
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed" if importlib.util.find_spec(name.replace("-", "_")) is None else "installed without metadata"
+
+
+def _place(name: str) -> str:
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        return "missing"
+    return str(Path(spec.origin).parent) if spec.origin else ", ".join(spec.submodule_search_locations or ())
+
+
+def _device() -> dict[str, Any]:
+    import torch
+
+    cuda = torch.cuda.is_available()
+    return {"cpus": os.cpu_count(), "threads": torch.get_num_threads(), "cuda": torch.cuda.get_device_name(0) if cuda else "none"}
+
+
+def _numba_cache() -> str:
+    from numba import config
+
+    if config.CACHE_DIR:
+        return f"{config.CACHE_DIR} (NUMBA_CACHE_DIR)"
+    place = Path(_place("simulator")) / "machines" / "__pycache__"
+    writable = os.access(place if place.is_dir() else place.parent, os.W_OK)
+    return f"{place}" if writable else "the user's cache folder, since the package's own is not writable"

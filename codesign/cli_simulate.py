@@ -1,0 +1,90 @@
+"""The commands that need a machine and no network: simulate, machines.
+
+Each checks its arguments, calls the simulator and prints.  Read cli.py for the rest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .cli_common import JSON, MACHINE_HELP, example, message, print_json, print_layers, print_reports, print_table
+
+
+@click.command(epilog=example("espalier simulate runs/demo/trace.safetensors --machine nm_array",
+                              "espalier simulate resnet18.csv --machine scalesim_ws --reports out --json"))
+@click.argument("workload")
+@click.option("--machine", "machine_name", required=True, metavar="M", help=MACHINE_HELP)
+@click.option("--gemm", is_flag=True, help="The topology csv is in SCALE-Sim's gemm form (Layer, M, N, K).")
+@click.option("--reports", type=click.Path(file_okay=False), metavar="DIR", help="Write SCALE-Sim's csv reports into DIR.")
+@JSON
+def simulate(workload: str, machine_name: str, gemm: bool, reports: str | None, as_json: bool) -> None:
+    """Simulate a trace or a SCALE-Sim topology csv on one machine."""
+    from simulator import load_machine
+    from simulator import simulate as run
+
+    machine = load_machine(machine_name)
+    trace = read_workload(workload, machine_name, gemm)
+    found = run(trace, machine)
+    if reports is not None:
+        from simulator.importers.scalesim import write_reports
+
+        write_reports(found, reports)
+        message(f"SCALE-Sim reports: {reports}")
+    table = {"schema": 1, "machines": [found.to_dict()]}
+    if as_json:
+        print_json(table)
+        return
+    print_layers(table["machines"][0], run(trace.dense(), machine, compare_dense=False).to_dict())
+    print_reports(table["machines"])
+
+
+def read_workload(path: str, machine_name: str, gemm: bool) -> Any:
+    """The Trace of a file.  Raises InputError for a file that is missing or of no kind that is known."""
+    from simulator import Trace
+    from simulator.errors import InputError
+
+    given = Path(path)
+    if given.is_dir():
+        raise InputError("is a directory", where=path, expected="a trace or a SCALE-Sim topology csv",
+                         fix=f"for a network use: espalier evaluate {path} --machine {machine_name}")
+    if not given.is_file():
+        raise InputError("no such file", where=path, expected="a trace or a SCALE-Sim topology csv")
+    if given.suffix.lower() != ".csv":
+        if gemm:
+            raise InputError("--gemm with a file that is no csv", where=path, expected="a SCALE-Sim topology csv", fix="leave out --gemm")
+        return Trace.load(path)
+    from simulator.importers.scalesim import read_topology
+
+    return read_topology(path, gemm=gemm, machine=machine_name)
+
+
+@click.command(epilog=example("espalier machines", "espalier machines nm_array", "espalier machines 'systolic_ws?rows=8&cols=32'"))
+@click.argument("name", required=False)
+@JSON
+def machines(name: str | None, as_json: bool) -> None:
+    """List the machines that come with Espalier, or print one as TOML with every field."""
+    from simulator import load_machine, preset_names
+
+    if name is not None:
+        fields = load_machine(name).to_dict()
+        if as_json:
+            print_json({"schema": 1, "machine": _finite(fields)})
+            return
+        from .toml_text import write_toml
+
+        click.echo(write_toml(fields), nl=False)
+        return
+    loaded = [load_machine(preset) for preset in preset_names()]
+    if as_json:
+        print_json({"schema": 1, "machines": [_finite(machine.to_dict()) for machine in loaded]})
+        return
+    print_table("", ("machine", "model", "MACs/cycle", "description"),
+                [(m.name, m.model, str(m.array.peak_macs_per_cycle), m.description) for m in loaded])
+
+
+def _finite(fields: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity: a field without a limit is the text "inf", which a machine file also takes."""
+    return {key: "inf" if value == float("inf") else value for key, value in fields.items()}
