@@ -40,7 +40,8 @@ def breakdown(machine: Machine) -> dict[str, float] | None:
     if machine.memory.shared_buffer_bytes:
         buffers = {"": machine.memory.shared_buffer_bytes}
     for name, capacity in buffers.items():
-        parts[f"{name}_sram".lstrip("_")] = by_capacity(with_area, capacity, "area_mm2")[0]
+        points = [(entry["capacity_bytes"], entry["area_mm2"]) for entry in with_area]
+        parts[f"{name}_sram".lstrip("_")] = by_capacity(points, capacity)[0]
     return parts
 
 

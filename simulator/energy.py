@@ -65,20 +65,21 @@ def notes(machine: Machine) -> tuple[str, ...]:
     said = [f"energy table {table.name}: dynamic energy only, no leakage, clock tree, wires or control"]
     if table.has("mac"):
         widths = ", ".join(sorted({f"{e['weight_bits']:.0f}x{e['input_bits']:.0f}" for e in table.entries["mac"]}))
-        accumulators = sorted({int(e["accumulator_bits"]) for e in table.entries["mac"]})
+        accumulators = sorted({int(e["accumulator_bits"]) for e in table.entries["mac"]
+                               if "accumulator_bits" in e.numbers})
         said.append(f"MAC energy is tabulated at {widths} bits; other widths are derived (log-log between entries, in "
                     "proportion to the product of the widths outside)")
-        if machine.memory.psum_bits not in accumulators:
+        if accumulators and machine.memory.psum_bits not in accumulators:
             said.append(f"the tabulated MAC adds in {', '.join(map(str, accumulators))} bits, not in psum_bits = "
                         f"{machine.memory.psum_bits}; its adder is not rescaled")
     elif table.has("multiply"):
         widths = ", ".join(f"{e['weight_bits']:.0f}x{e['input_bits']:.0f}" for e in table.entries["multiply"])
-        said.append(f"MAC energy = multiply + add at psum_bits; multiplies are tabulated at {widths} bits, other widths are "
-                    "derived (log-log between entries, in proportion to the product of the widths outside)")
+        said.append(f"MAC energy = multiply + add at psum_bits; multiplies are tabulated at {widths} bits, other widths "
+                    "are derived (log-log between entries, in proportion to the product of the widths outside)")
         if table.has("add") and by_width(table.entries["add"], _bits, machine.memory.psum_bits, "pj")[1]:
             said.append(f"the add at psum_bits = {machine.memory.psum_bits} is derived from the tabulated widths")
     if table.has("sram"):
-        said += _capacity_notes(machine, table, "read_pj", "energy")
+        said += _capacity_notes(machine, table)
     for component, entries in sorted(table.entries.items()):
         said += [f"{component}: {text}" for text in dict.fromkeys(entry.note for entry in entries if entry.note)]
     return tuple(said)
@@ -96,27 +97,27 @@ def buffer_bytes(machine: Machine) -> dict[str, int]:
     memory = machine.memory
     if memory.shared_buffer_bytes:
         return dict.fromkeys(("input", "weight", "output"), memory.shared_buffer_bytes)
-    return {"input": memory.input_buffer_bytes, "weight": memory.weight_buffer_bytes, "output": memory.output_buffer_bytes}
+    return {"input": memory.input_buffer_bytes, "weight": memory.weight_buffer_bytes,
+            "output": memory.output_buffer_bytes}
 
 
-def _capacity_notes(machine: Machine, table: Table, value: str, what: str) -> list[str]:
+def _capacity_notes(machine: Machine, table: Table) -> list[str]:
     rows = table.entries["sram"]
     low, high = (pick(entry["capacity_bytes"] for entry in rows) for pick in (min, max))
     span = f"{low / 1024:g} to {high / 1024:g} KB" if high > low else f"{low / 1024:g} KB only"
     outside: dict[int, list[str]] = {}
     for buffer, capacity in buffer_bytes(machine).items():
-        if by_capacity(rows, capacity, value)[1]:
+        if not low <= capacity <= high:
             outside.setdefault(capacity, []).append(buffer)
-    return [f"SRAM {what} of the {' and '.join(names)} buffer ({capacity / 1024:g} KB) is extrapolated: "
+    return [f"SRAM energy of the {' and '.join(names)} buffer ({capacity / 1024:g} KB) is extrapolated: "
             f"{table.name} has {span}" for capacity, names in outside.items()]
 
 
 def sram_pj_per_bit(table: Table, capacity_bytes: int) -> tuple[float, float]:
     """(read, write) picojoules per bit of an SRAM of that capacity: an access of a whole word, over its bits."""
-    rows = table.of("sram")
-    word_bits = rows[0]["word_bits"]
-    return (by_capacity(rows, capacity_bytes, "read_pj")[0] / word_bits,
-            by_capacity(rows, capacity_bytes, "write_pj")[0] / word_bits)
+    read, write = ([(e["capacity_bytes"], e[value] / e["word_bits"]) for e in table.of("sram")]
+                   for value in ("read_pj", "write_pj"))
+    return by_capacity(read, capacity_bytes)[0], by_capacity(write, capacity_bytes)[0]
 
 
 def _product(entry: Entry) -> float:

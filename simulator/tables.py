@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,14 @@ TABLES = Path(__file__).parent / "presets" / "energy"
 
 # component: the numbers an entry has, and those it may have; every entry also has `source` and `node_nm`
 NUMBERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "mac": (("weight_bits", "input_bits", "accumulator_bits", "pj"), ()),
+    "mac": (("weight_bits", "input_bits", "pj"), ("accumulator_bits",)),
     "multiply": (("weight_bits", "input_bits", "pj"), ()),
     "add": (("bits", "pj"), ()),
     "mac_gated": (("weight_bits", "input_bits", "pj"), ()),
     "register": (("bits", "pj"), ()),
     "sram": (("capacity_bytes", "word_bits", "read_pj", "write_pj"), ("area_mm2",)),
     "dram": (("bits", "pj"), ("low_pj", "high_pj")),
-    "mac_area": (("weight_bits", "input_bits", "accumulator_bits", "um2"), ()),
+    "mac_area": (("weight_bits", "input_bits", "um2"), ("accumulator_bits",)),
 }
 TEXTS = ("source", "cell", "note")
 
@@ -102,7 +103,8 @@ def _checked(raw: dict[str, Any], path: Path) -> Table:
     entries: dict[str, list[Entry]] = {}
     for component, rows in raw.items():
         if component not in NUMBERS:
-            errors.append(InputError(f"unknown component {component!r}", where=str(path), fix=nearest(component, NUMBERS)))
+            errors.append(InputError(f"unknown component {component!r}", where=str(path),
+                                     fix=nearest(component, NUMBERS)))
             continue
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             errors.append(InputError(f"{component} is not a list of entries", where=str(path),
@@ -129,7 +131,8 @@ def _problems(component: str, row: dict[str, Any], sources: Mapping[str, Any]) -
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
                 found.append(f"{name} = {value!r}; expected a number above 0")
         else:
-            found.append(f"unknown field {name!r}; {nearest(name, (*required, *optional, 'node_nm', 'voltage_v', *TEXTS))}")
+            known = (*required, *optional, "node_nm", "voltage_v", *TEXTS)
+            found.append(f"unknown field {name!r}; {nearest(name, known)}")
     source = row.get("source")
     if isinstance(source, str) and source.strip() and not isinstance(sources.get(source), str):
         found.append(f"source {source!r} is not in [sources]; {nearest(source, sources)}")
@@ -147,8 +150,8 @@ def by_width(entries: Sequence[Entry], size: Callable[[Entry], float], wanted: f
     """(value, derived): an arithmetic unit's number at a width that may not be in the table.
 
     `size` measures an entry (product of operand widths for a multiplier, width for an adder).  A tabulated size gives
-    its entry.  Between two, the straight line in log-log; outside, in proportion to the size: an array multiplier has one
-    cell per pair of bits, a ripple adder one per bit.  `derived` is True unless the size is in the table.
+    its entry.  Between two, the straight line in log-log; outside, in proportion to the size: an array multiplier has
+    one cell per pair of bits, a ripple adder one per bit.  `derived` is True unless the size is in the table.
     """
     points = sorted((size(entry), entry[value]) for entry in entries)
     for at, number in points:
@@ -160,14 +163,14 @@ def by_width(entries: Sequence[Entry], size: Callable[[Entry], float], wanted: f
     return _log_line(points, wanted), True
 
 
-def by_capacity(entries: Sequence[Entry], capacity_bytes: float, value: str) -> tuple[float, bool]:
-    """(value, extrapolated): an SRAM's number at a capacity.
+def by_capacity(points: Sequence[tuple[float, float]], capacity_bytes: float) -> tuple[float, bool]:
+    """(value, extrapolated): an SRAM's number at a capacity, from (capacity in bytes, number) points.
 
-    Log-log interpolation between neighbours.  Outside the table the line leaves the nearest entry with the
-    least-squares slope of the whole table in log-log: the slope of the two end entries alone follows one
-    change of bank organisation.  With one entry the slope is 1/2, bit lines and word lines growing as the side of a square.
+    Log-log interpolation between neighbours.  Outside the table the line leaves the nearest point with the
+    least-squares slope of all points in log-log: the slope between the two end points alone follows one change of
+    bank organisation.  With one point the slope is 1/2: bit lines and word lines grow as the side of a square.
     """
-    points = sorted((entry["capacity_bytes"], entry[value]) for entry in entries)
+    points = sorted(points)
     low, high = points[0][0], points[-1][0]
     if low <= capacity_bytes <= high:
         return _log_line(points, capacity_bytes), False
@@ -176,7 +179,7 @@ def by_capacity(entries: Sequence[Entry], capacity_bytes: float, value: str) -> 
 
 
 def _log_line(points: Sequence[tuple[float, float]], x: float) -> float:
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         if x0 <= x <= x1:
             share = math.log(x / x0) / math.log(x1 / x0) if x1 > x0 else 0.0
             return y0 if share == 0.0 else y1 if share == 1.0 else y0 * (y1 / y0) ** share
