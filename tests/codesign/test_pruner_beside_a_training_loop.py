@@ -254,3 +254,23 @@ def test_a_weight_that_two_modules_share_is_pruned_once() -> None:
     model.append(nn.Linear(32, 16))
     model[8].weight = model[5].weight
     assert [row.layer for row in Pruner(model, {"structure": "2:4"}).plan()] == ["0", "2", "5", "7"]
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_removed_channel_stays_removed_although_the_filter_that_made_it_grows(resumed: bool) -> None:
+    """A producer with a structure of its own keeps its filters, so the score of a removed channel is not zero."""
+    config = {"structure": {"2": "2:4", "5": "channel"}, "sparsity": 0.5, "schedule": {"name": "agp", "start": 0.0}}
+    model = net()
+    pruner = Pruner(model, config, example_inputs=batch()[0])
+    pruner.step(progress=0.2)
+    removed = ~model[5].weight.reshape(16, 8, 4).any(2).any(0)
+    assert 0 < removed.sum() < 4
+    if resumed:
+        state = pruner.state_dict()
+        pruner = Pruner(model, config, example_inputs=batch()[0])
+        pruner.load_state_dict(state)
+    with torch.no_grad():
+        model[2].weight[removed] *= 1000.0
+    pruner.step(progress=1.0)
+    after = ~model[5].weight.reshape(16, 8, 4).any(2).any(0)
+    assert after.sum() == 4 and after[removed].all()
