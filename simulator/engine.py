@@ -7,7 +7,8 @@ docs/model.md.  Read machines/systolic.py next.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -25,14 +26,23 @@ def simulate(trace: Trace, machine: Machine, *, compare_dense: bool = True) -> R
     With `compare_dense` the same network with every weight kept is simulated too, for `report.speedup`.
     Raises InputError where a layer cannot run on the machine, naming the layer.
     """
-    layers = [simulate_layer(layer, machine) for layer in trace.layers]
+    known: dict[Hashable, LayerReport] = {}
+    layers = [_simulate_once(layer, machine, known) for layer in trace.layers]
     dense = None
     if compare_dense:
-        beside = [report if report.layer.packed_weight is None else simulate_layer(report.layer.dense(), machine)
-                  for report in layers]
-        dense = add_totals(beside, machine)
+        dense = add_totals([_simulate_once(layer.dense(), machine, known) for layer in trace.layers], machine)
     notes = energy.notes(machine)
     return Report(machine, layers, add_totals(layers, machine), dense, area.area_mm2(machine), notes)
+
+
+def _simulate_once(layer: LayerTrace, machine: Machine, known: dict[Hashable, LayerReport]) -> LayerReport:
+    """One layer, or what is `known` of a layer like it: networks repeat their shapes."""
+    if layer.packed_weight is not None or layer.packed_input is not None:
+        return simulate_layer(layer, machine)
+    key = (layer.operation, layer.input_density, layer.weight_bits, layer.input_bits, layer.output_bits)
+    if key not in known:
+        known[key] = simulate_layer(layer, machine)
+    return dataclasses.replace(known[key], layer=layer)
 
 
 def simulate_layer(layer: LayerTrace, machine: Machine) -> LayerReport:

@@ -39,6 +39,7 @@ class Physical:
     mask: NDArray[np.bool_] | None
     useful_macs: int
     dense_macs: int
+    removed: bool = False  # no weight is left, and the machine leaves such a layer out
 
     def rows_covered(self, first: int, last: int) -> tuple[int, int]:
         """Rows [a, b) of k_rows that the physical rows [first, last) stand for."""
@@ -54,10 +55,11 @@ def lower(layer: LayerTrace, *, compact_channels: bool, nm: tuple[str, ...]) -> 
         if compact_channels:
             operation, mask = _without_empty_channels(operation, mask)
     gemm = operation.gemm()
+    removed = compact_channels and mask is not None and not mask.any()
     kept, of = (1, 1) if mask is None else _tightest_pattern(mask, nm)
     k = gemm.k // of * kept + min(gemm.k % of, kept)
     return Physical(operation, gemm.m, k, gemm.n, gemm.k, operation.groups, kept, of, mask,
-                    useful_macs(layer), layer.operation.macs)
+                    useful_macs(layer), layer.operation.macs, removed)
 
 
 def useful_macs(layer: LayerTrace) -> int:

@@ -96,6 +96,10 @@ def run(layer: LayerTrace, machine: Machine, tiling: Tiling | None = None) -> La
 
     spec: Spec = machine.array
     gemm = physical_gemm(layer, machine)
+    if gemm.removed:
+        counts = np.zeros(len(Count), dtype=np.int64)
+        counts[Count.DENSE_MACS] = counts[Count.SKIPPED_MACS] = gemm.dense_macs
+        return LayerCounts(counts, Tiling(gemm.m, gemm.k, gemm.n), "removed")
     problem = tiling_search.Problem.of(gemm, layer, machine)
     try:
         chosen = problem.check(tiling) if tiling is not None else tiling_search.best(problem)
