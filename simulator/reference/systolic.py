@@ -1,0 +1,368 @@
+"""The slow twin of machines/systolic.py: a clocked array, buffers with real data and a DRAM channel, edge by edge.
+
+`run` steps until the last result is visible and the last store is done; cycles and counts are what was seen to
+happen, and the product that the array made comes out beside them.  Energy is left out.  Read operands.py,
+program.py, sequencer.py and the two arrays for the parts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..counts import Count
+from ..hardware import Machine
+from ..mapping import Tiling
+from ..report import LayerCounts
+from ..trace import LayerTrace
+from ..workload import Gemm
+from .buffers import InputHalf, OutputHalf, Space, WeightHalf
+from .channel import Channel, Job
+from .operands import Operands, prepare
+from .output_stationary import OutputStationaryArray
+from .program import Fold, Load, Occupancy, Program, Step, compile_program, executed_weights, load_bits
+from .registers import COLUMN, Records, bubbles, row_type
+from .sequencer import Sequencer
+from .stationary import StationaryArray
+
+
+def run(
+    layer: LayerTrace, machine: Machine, tiling: Tiling, inputs: NDArray[np.int64], weights: NDArray[np.int64]
+) -> tuple[LayerCounts, NDArray[np.int64]]:
+    """Step one layer through the machine.
+
+    inputs: int[batch, c, h, w] or [m, k]; weights: int[out, c/groups, kh, kw] or [k, n], zero exactly where the
+    masks are False.  Returns the counts and the output, int64[batch, out, oh, ow] or [m, n].  With an ideal
+    memory the tiling is not used.  Raises ValueError for a tiling that does not fit the buffers.
+    """
+    operands = prepare(layer, machine, inputs, weights)
+    if machine.memory.memory == "ideal":
+        tiling = Tiling(operands.m, operands.k, operands.n)
+    twin = _Twin(layer, machine, operands, compile_program(operands, machine, tiling))
+    now = 0
+    while not twin.step(now):
+        now += 1
+    executed_as = "dense"
+    if operands.of > 1:
+        executed_as = f"{operands.keep}:{operands.of}"
+    elif twin.program.skipped_a_fold:
+        executed_as = f"block {machine.array.rows}x{machine.array.cols}"
+    return LayerCounts(twin.final_counts(), tiling, executed_as), twin.output()
+
+
+class _Twin:
+    """Everything that has a clock, and the counters."""
+
+    def __init__(self, layer: LayerTrace, machine: Machine, operands: Operands, program: Program) -> None:
+        self.layer, self.machine, self.operands, self.program = layer, machine, operands, program
+        spec, memory = machine.array, machine.memory
+        self.stationary = spec.dataflow != "os"
+        self.array = (StationaryArray if self.stationary else OutputStationaryArray)(spec, operands.of)
+        self.sequencer = Sequencer(machine, program)
+        self.counts = np.zeros(len(Count), dtype=np.int64)
+        self.input_halves: dict[int, InputHalf] = {}
+        self.weight_halves: dict[int, WeightHalf] = {}
+        self.output_halves: dict[int, OutputHalf] = {}
+        self.sizes: dict[tuple[str, int], int] = {}  # bytes that a load takes in its buffer
+        shape = (len(operands.groups), operands.m, operands.n)
+        self.dram = np.zeros(shape, dtype=np.int64)  # outputs and partial sums
+        self.written = np.zeros(shape, dtype=bool)  # in the output buffer, at any time in the layer
+        self.ideal = memory.memory == "ideal"
+        shared = Space(memory.shared_buffer_bytes)
+        self.space = {
+            name: shared if memory.shared_buffer_bytes else Space(capacity)
+            for name, capacity in (("input", memory.input_buffer_bytes), ("weight", memory.weight_buffer_bytes),
+                                   ("output", memory.output_buffer_bytes))
+        }
+        jobs = [] if self.ideal else self._jobs()
+        self.channel = Channel(*memory.bandwidth(), memory.dram_latency_cycles, jobs)
+        if self.ideal:
+            for load in program.loads["input"] + program.loads["weight"]:
+                self._fill(load)
+
+    def step(self, now: int) -> bool:
+        """One clock edge and what settles before it; True when nothing was left to do."""
+        self._settle(now)
+        if self.sequencer.done and self.channel.idle:
+            return True
+        vector, row = self.sequencer.decide(now)
+        if isinstance(self.array, StationaryArray):
+            results = self.array.edge(self._row_vector(vector), self._stationary_row(row))
+        else:
+            results = self.array.edge(self._row_vector(vector), self._column_vector(vector))
+        self.channel.edge()
+        ended = self.sequencer.close_edge(now)
+        self._collect(results.reshape(-1, self.machine.array.cols))
+        if ended is not None and ended.last_of_step:
+            self._release(self.program.steps[ended.step])
+        return False
+
+    # --- what the array is fed -----------------------------------------------------------------------------
+
+    def _row_vector(self, vector: tuple[Fold, int] | None) -> Records:
+        """One record per array row: an input with its n:m candidates (ws, os) or a weight (is)."""
+        records = bubbles(self.machine.array.rows, row_type(self.operands.of))
+        if vector is None:
+            return records
+        fold, time = vector
+        used = len(fold.rows)
+        records["fold"], records["time"] = fold.number, time
+        records["real"][:used] = True
+        at = fold.stream[time]
+        flow = self.machine.array.dataflow
+        if flow == "is":
+            value, _ = self._weights(fold).read(np.array(fold.rows), at)
+            records["value"][:used, 0], records["live"][:used, 0] = value, value != 0
+            records["fetched"][:used] = 1
+            self._count_weight_reads(used)
+            return records
+        half = self._inputs(fold)
+        if flow == "ws":
+            candidates, fetched = self.operands.bundles(fold.rows)
+            value, live = half.read(np.array(at), candidates)
+        else:
+            # Along the stream the lanes are fetched with the first slot of their n:m group and then kept.
+            candidates, fetched_over_time = self.operands.bundles(fold.stream)
+            value, live = half.read(np.array(fold.rows)[:, None], candidates[time][None])
+            fetched = np.full(used, fetched_over_time[time])
+        records["value"][:used], records["live"][:used], records["fetched"][:used] = value, live, fetched
+        self.counts[Count.INPUT_SRAM_READS] += int(fetched.sum())
+        return records
+
+    def _stationary_row(self, row: tuple[Fold, int] | None) -> Records:
+        """One record per array column of the weights (ws) or inputs (is) that rest in an array row."""
+        records = bubbles(self.machine.array.cols, COLUMN)
+        if row is None:
+            return records
+        fold, array_row = row
+        used = len(fold.cols)
+        records["fold"] = fold.number
+        records["column"][:used] = True
+        if array_row >= len(fold.rows):
+            return records  # zeros fill the rows that an edge fold does not have
+        records["real"][:used] = True
+        at = fold.rows[array_row]
+        if self.machine.array.dataflow == "ws":
+            self._fill_weights(records, fold, at, fold.cols)
+        else:
+            value, live = self._inputs(fold).read(np.array(fold.cols), np.array(at))
+            records["value"][:used], records["live"][:used] = value, live
+            self.counts[Count.INPUT_SRAM_READS] += used
+        return records
+
+    def _column_vector(self, vector: tuple[Fold, int] | None) -> Records:
+        """One weight per array column (os)."""
+        records = bubbles(self.machine.array.cols, COLUMN)
+        if vector is None:
+            return records
+        fold, time = vector
+        records["fold"], records["time"], records["last"] = fold.number, time, time + 1 == len(fold.stream)
+        records["column"][: len(fold.cols)] = records["real"][: len(fold.cols)] = True
+        self._fill_weights(records, fold, fold.stream[time], fold.cols)
+        return records
+
+    def _fill_weights(self, records: Records, fold: Fold, k: int, n: range) -> None:
+        value, source = self._weights(fold).read(k, np.array(n))
+        records["value"][: len(n)], records["live"][: len(n)] = value, value != 0
+        records["choice"][: len(n)] = source - self.operands.bundle(k).start
+        self._count_weight_reads(len(n))
+
+    def _count_weight_reads(self, reads: int) -> None:
+        self.counts[Count.WEIGHT_SRAM_READS] += reads
+        self.counts[Count.METADATA_SRAM_READ_BITS] += reads * self.operands.metadata_bits
+
+    def _inputs(self, fold: Fold) -> InputHalf:
+        load = self.program.steps[fold.step].input
+        assert load is not None and load.arrived  # the sequencer waited for it
+        return self.input_halves[load.number]
+
+    def _weights(self, fold: Fold) -> WeightHalf:
+        load = self.program.steps[fold.step].weight
+        assert load is not None and load.arrived  # the sequencer waited for it
+        return self.weight_halves[load.number]
+
+    # --- what it gives back --------------------------------------------------------------------------------
+
+    def _collect(self, results: Records) -> None:
+        """Results that became visible at this edge go to the output half that their fold belongs to."""
+        for line in results:
+            for col in np.flatnonzero(line["fold"] >= 0):
+                result = line[col]
+                fold = self.program.folds[int(result["fold"])]
+                if result["real"]:
+                    m, n = self._place(fold, int(result["time"]), int(result["row"]), int(col))
+                    self._accumulate(fold, m, n, int(result["value"]))
+                self.sequencer.collected(fold, int(result["time"]), col == self.machine.array.cols - 1)
+
+    def _place(self, fold: Fold, time: int, row: int, col: int) -> tuple[int, int]:
+        flow = self.machine.array.dataflow
+        if flow == "ws":
+            return fold.stream[time], fold.cols[col]
+        return (fold.cols[col], fold.stream[time]) if flow == "is" else (fold.rows[row], fold.cols[col])
+
+    def _accumulate(self, fold: Fold, m: int, n: int, value: int) -> None:
+        self._output_half(self.program.steps[fold.step].output).add(m, n, value)
+        self.counts[Count.OUTPUT_SRAM_WRITES] += 1
+        self.counts[Count.OUTPUT_SRAM_READS] += int(self.written[fold.group, m, n])
+        self.written[fold.group, m, n] = True
+
+    def _output_half(self, stay: Occupancy) -> OutputHalf:
+        if stay.number not in self.output_halves:
+            if not self.ideal:
+                self.space["output"].take(self._output_bytes(stay, self.machine.memory.psum_bits))
+            self.output_halves[stay.number] = OutputHalf(stay.tile)
+        return self.output_halves[stay.number]
+
+    # --- the memory system ---------------------------------------------------------------------------------
+
+    def _settle(self, now: int) -> None:
+        """Steps finish and transfers end, arrive and begin until nothing more happens before the edge."""
+        moved = True
+        while moved:
+            moved = self.channel.settle(now)
+            for step in self.program.steps:
+                if not step.finished and self._is_finished(step):
+                    step.finished = moved = True
+
+    def _is_finished(self, step: Step) -> bool:
+        if step.folds:
+            return self.sequencer.completed > step.folds[-1].number
+        before = step.number == 0 or self.program.steps[step.number - 1].finished
+        return before and (step.output.arrived or not step.output.returns)
+
+    def _jobs(self) -> list[Job]:
+        jobs = []
+        for transfer in self.program.transfers:
+            visit = transfer.visit
+            if isinstance(visit, Load):
+                bits = load_bits(visit, self.operands, self.layer, self.machine, self.program)
+                jobs += self._load_jobs(visit, *bits)
+            else:
+                jobs.append(self._output_job(transfer.kind, visit))
+        return jobs
+
+    def _load_jobs(self, load: Load, value_bits: int, metadata_bits: int) -> list[Job]:
+        size = -(-(value_bits + metadata_bits) // 8)
+        if size == 0:
+            self._fill(load)  # a tile that lies wholly in the padding: nothing to move
+            return []
+        count = Count.WEIGHT_DRAM_READ_BYTES if load.operand == "weight" else Count.INPUT_DRAM_READ_BYTES
+
+        def begin() -> None:
+            self.space[load.operand].take(size)
+            self.counts[count] += self._whole_bursts(size)
+            self.counts[Count.METADATA_BYTES] += -(-metadata_bits // 8)
+
+        def deliver() -> None:
+            self._fill(load)
+            elements = self._half_size(load)
+            writes = Count.WEIGHT_SRAM_WRITES if load.operand == "weight" else Count.INPUT_SRAM_WRITES
+            self.counts[writes] += elements
+            self.counts[Count.METADATA_SRAM_WRITE_BITS] += metadata_bits
+            self.sizes[load.operand, load.number] = size
+
+        return [Job(self._whole_bursts(size), True, self._half_is_free(load), begin, deliver)]
+
+    def _half_is_free(self, load: Load) -> Callable[[], bool]:
+        memory = self.machine.memory
+        double = memory.weight_double_buffered if load.operand == "weight" else memory.input_double_buffered
+        older = load.number - (2 if double else 1)
+        return lambda: older < 0 or self.program.loads[load.operand][older].released
+
+    def _output_job(self, kind: str, stay: Occupancy) -> Job:
+        memory, tile = self.machine.memory, stay.tile
+        at = np.s_[tile.group, tile.m.start : tile.m.stop, tile.n.start : tile.n.stop]
+        elements = len(tile.m) * len(tile.n)
+        size = self._whole_bursts(self._output_bytes(stay, memory.psum_bits))
+        older = stay.number - (2 if memory.output_double_buffered else 1)
+        if kind == "psum":
+
+            def begin_psum() -> None:
+                self._output_half(stay)
+                self.counts[Count.PSUM_DRAM_READ_BYTES] += size
+
+            def deliver_psum() -> None:
+                self._output_half(stay).sums[:] = self.dram[at]
+                self.counts[Count.OUTPUT_SRAM_WRITES] += elements
+                stay.arrived = True
+
+            return Job(size, True, lambda: older < 0 or self.program.outputs[older].stored, begin_psum, deliver_psum)
+        if stay.complete:
+            size = self._whole_bursts(self._output_bytes(stay, self.layer.output_bits))
+
+        def begin_store() -> None:
+            self.dram[at] = self._output_half(stay).sums
+            self.counts[Count.OUTPUT_SRAM_READS] += elements
+            self.counts[Count.OUTPUT_DRAM_WRITE_BYTES if stay.complete else Count.PSUM_DRAM_WRITE_BYTES] += size
+
+        def deliver_store() -> None:
+            stay.stored = True
+            del self.output_halves[stay.number]
+            self.space["output"].give(self._output_bytes(stay, memory.psum_bits))
+
+        return Job(size, False, lambda: self.program.steps[stay.last_step].finished, begin_store, deliver_store)
+
+    def _fill(self, load: Load) -> None:
+        if load.operand == "weight":
+            blocks = executed_weights(load, self.program, self.machine)
+            self.weight_halves[load.number] = WeightHalf(self.operands.groups[load.tile.group], blocks)
+        else:
+            self.input_halves[load.number] = InputHalf(self.operands, load.tile)
+        load.arrived = True
+
+    def _release(self, step: Step) -> None:
+        """After the stream of a step: the tiles that no later step uses give up their halves."""
+        assert step.weight and step.input  # it had folds
+        for load, halves in ((step.weight, self.weight_halves), (step.input, self.input_halves)):
+            if load.last_step == step.number:
+                load.released = True
+                del halves[load.number]  # type: ignore[attr-defined]
+                self.space[load.operand].give(self.sizes.get((load.operand, load.number), 0))
+
+    def _half_size(self, load: Load) -> int:
+        return (self.weight_halves if load.operand == "weight" else self.input_halves)[load.number].size
+
+    def _output_bytes(self, stay: Occupancy, bits: int) -> int:
+        return -(-len(stay.tile.m) * len(stay.tile.n) * bits // 8)
+
+    def _whole_bursts(self, size: int) -> int:
+        burst = self.machine.memory.dram_burst_bytes
+        return -(-size // burst) * burst
+
+    # --- the result ----------------------------------------------------------------------------------------
+
+    def final_counts(self) -> NDArray[np.int64]:
+        """The counters, with the array's own and the work that was left out."""
+        counts, array = self.counts, self.array
+        for cause, cycles in self.sequencer.cycles.items():
+            counts[cause] += cycles
+        weights_move_along_rows = self.machine.array.dataflow == "is"
+        across, down = Count.INPUT_HOPS, Count.WEIGHT_HOPS
+        if weights_move_along_rows:
+            across, down = down, across
+        counts[across], counts[down], counts[Count.PSUM_HOPS] = array.row_hops, array.column_hops, array.sum_hops
+        useful = array.useful
+        if self.layer.packed_input is None:
+            useful = math.floor(self.layer.input_density * useful + 0.5)
+        counts[Count.DENSE_MACS] = self.operands.shape.macs
+        counts[Count.USEFUL_MACS] = useful
+        counts[Count.GATED_MACS] = array.slots - useful if self.machine.array.gating == "zeros" else 0
+        counts[Count.ISSUED_MACS] = array.slots - counts[Count.GATED_MACS]
+        counts[Count.SKIPPED_MACS] = counts[Count.DENSE_MACS] - array.slots
+        return counts
+
+    def output(self) -> NDArray[np.int64]:
+        """The product, in the operation's own shape; removed filters are zero."""
+        for half in self.output_halves.values():  # an ideal memory has no stores
+            tile = half.tile
+            self.dram[tile.group, tile.m.start : tile.m.stop, tile.n.start : tile.n.stop] = half.sums
+        shape = self.operands.shape
+        product = np.zeros((self.operands.m, shape.out_channels), dtype=np.int64)
+        for group, part in zip(self.operands.groups, self.dram, strict=True):
+            product[:, group.filters] = part
+        if isinstance(self.layer.operation, Gemm):
+            return product
+        return product.reshape(shape.batch, shape.out_h, shape.out_w, -1).transpose(0, 3, 1, 2)

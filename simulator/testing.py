@@ -1,0 +1,196 @@
+"""Hypothesis strategies for machines, layers and tilings, and the integer product to check an output against.
+
+Everything drawn is small on purpose (arrays up to 5 x 5, a few hundred cycles), so that a cycle-stepped twin runs
+in milliseconds, and awkward on purpose: ragged edges, empty masks, buffers that barely hold a tile.  Needs the
+`hypothesis` package, which nothing else in the simulator does.  Read reference/ for the twins these are fed to.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import assume
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from .hardware import Machine, Memory
+from .machines import model
+from .machines.systolic import Spec
+from .mapping import LOOP_ORDERS, Tiling
+from .structure import block, cover, n_of_m, project
+from .trace import LayerTrace
+from .workload import Conv2d, Gemm, Operation
+
+PATTERNS = ("1:2", "2:4", "1:4", "2:3", "4:4", "3:5")
+
+
+@st.composite
+def memories(draw: st.DrawFn) -> Memory:
+    """Ideal memories, and channels with little bandwidth and buffers from too small to roomy."""
+    if draw(st.integers(0, 3)) == 0:
+        return Memory(memory="ideal")
+    sizes = st.sampled_from((16, 40, 100, 300, 2000))
+    return Memory(
+        memory="channel",
+        input_buffer_bytes=draw(sizes), weight_buffer_bytes=draw(sizes), output_buffer_bytes=draw(sizes),
+        shared_buffer_bytes=draw(st.sampled_from((0, 0, 0, 200, 1000))),
+        input_double_buffered=draw(st.booleans()), weight_double_buffered=draw(st.booleans()),
+        output_double_buffered=draw(st.booleans()),
+        dram_bytes_per_cycle=draw(st.sampled_from((0.75, 1.0, 2.5, 8.0, 64.0, float("inf")))),
+        dram_latency_cycles=draw(st.sampled_from((0, 1, 7, 30))),
+        dram_burst_bytes=draw(st.sampled_from((1, 4, 6, 16))),
+        psum_bits=draw(st.sampled_from((9, 16, 32))),
+    )
+
+
+@st.composite
+def systolic_specs(draw: st.DrawFn) -> Spec:
+    """Systolic arrays of 1 x 1 to 5 x 5 with every timing parameter."""
+    dataflow = draw(st.sampled_from(("ws", "os", "is")))
+    few = st.sampled_from((0, 0, 1, 2, 3))
+    exploits = draw(st.sampled_from(("nothing", "nothing", "nm", "blocks")))
+    queued = dataflow != "os" and draw(st.booleans())
+    return Spec(
+        rows=draw(st.integers(1, 5)), cols=draw(st.integers(1, 5)), dataflow=dataflow,
+        activation_hop_registers=1 + draw(few), psum_hop_registers=1 + draw(few),
+        multiplier_latency=draw(few), accumulator_latency=1 + draw(few),
+        input_register=draw(st.integers(0, 1)), output_register=draw(st.integers(0, 1)),
+        weight_buffers=draw(st.integers(1, 2)), drain=draw(st.sampled_from(("overlapped", "serial", "in_place"))),
+        preload_bias=draw(st.booleans()),
+        max_in_flight=draw(st.integers(2, 9)) if queued else 0, rows_per_request=draw(st.integers(0, 4)) if queued else 0,
+        nm=tuple(draw(st.lists(st.sampled_from(PATTERNS), min_size=1, max_size=3, unique=True)))
+        if exploits == "nm" and dataflow != "is" else (),
+        skip_zero_blocks=exploits == "blocks" and dataflow == "ws",
+        compact_channels=draw(st.booleans()), gating=draw(st.sampled_from(("none", "zeros"))),
+    )
+
+
+SPECS = {"systolic": systolic_specs}
+"""How to draw the array of each machine model; a model that joins the table in machines/ adds its line here."""
+
+
+def machines(name: str) -> st.SearchStrategy[Machine]:
+    """Machines of one model, with and without a memory system."""
+    return st.builds(lambda array, memory: Machine("drawn", name, array, memory), SPECS[name](), memories())
+
+
+@st.composite
+def operations(draw: st.DrawFn, most_macs: int = 1500) -> Operation:
+    """Small GEMMs and convolutions: stride, padding, dilation, groups, depthwise, batch."""
+    if draw(st.booleans()):
+        side = st.integers(1, 12)
+        gemm = Gemm(draw(side), draw(side), draw(side))
+        assume(gemm.macs <= most_macs)
+        return gemm
+    one_or_two = st.sampled_from((1, 1, 2))
+    groups = draw(st.sampled_from((1, 1, 1, 2, 3)))
+    kernel_h, kernel_w = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    dilation_h, dilation_w = draw(one_or_two), draw(one_or_two)
+    padding_h, padding_w = draw(st.integers(0, 2)), draw(st.integers(0, 2))
+    least_h = max(1, dilation_h * (kernel_h - 1) + 1 - 2 * padding_h)
+    least_w = max(1, dilation_w * (kernel_w - 1) + 1 - 2 * padding_w)
+    conv = Conv2d(
+        in_channels=groups * draw(st.integers(1, 4)), out_channels=groups * draw(st.integers(1, 5)),
+        in_h=least_h + draw(st.integers(0, 3)), in_w=least_w + draw(st.integers(0, 3)),
+        kernel_h=kernel_h, kernel_w=kernel_w, batch=draw(one_or_two),
+        stride_h=draw(one_or_two), stride_w=draw(one_or_two), padding_h=padding_h, padding_w=padding_w,
+        dilation_h=dilation_h, dilation_w=dilation_w, groups=groups,
+    )
+    assume(conv.macs <= most_macs)
+    return conv
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> LayerTrace:
+    """Layers with weight masks of every kind that a machine exploits or must not, and input masks or densities."""
+    operation = draw(operations())
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    know = draw(st.sampled_from(("nothing", "mask", "mask", "density")))
+    bits = st.sampled_from((1, 3, 4, 8, 8, 16))
+    return LayerTrace(
+        "drawn", operation, draw(_weight_masks(operation, rng)),
+        rng.random(operation.input_shape) < draw(st.sampled_from((0.0, 0.3, 0.8))) if know == "mask" else None,
+        input_density=draw(st.sampled_from((0.0, 0.35, 0.5))) if know == "density" else None,
+        weight_bits=draw(bits), input_bits=draw(bits), output_bits=draw(bits),
+    )
+
+
+@st.composite
+def _weight_masks(draw: st.DrawFn, operation: Operation, rng: np.random.Generator) -> NDArray[np.bool_] | None:
+    """bool, in the operation's weight shape; drawn on [k, n] of one group after the other."""
+    kind = draw(st.sampled_from(("none", "full", "empty", "random", "n:m", "n:m", "block", "block", "channel")))
+    if kind == "none":
+        return None
+    gemm = operation.gemm()
+    window = operation.window if isinstance(operation, Conv2d) else 1
+    density = draw(st.sampled_from((0.2, 0.5, 0.9)))
+    pattern, side = draw(st.sampled_from(PATTERNS)), draw(st.integers(1, 5))
+    matrices = []
+    for _ in range(operation.groups):
+        mask = np.ones((gemm.k, gemm.n), dtype=bool)
+        scores = rng.random(mask.shape)
+        if kind == "empty":
+            mask[:] = False
+        elif kind == "random":
+            mask = scores < density
+        elif kind == "n:m":
+            keep, of = map(int, pattern.split(":"))
+            mask = project(scores, n_of_m(keep, of)) & (rng.random(mask.shape) < 0.9)
+        elif kind == "block":
+            mask = cover(rng.random(mask.shape) < density / side, block(side, side))
+        elif kind == "channel":
+            mask &= np.repeat(rng.random(gemm.k // window) < density, window)[:, None] & (rng.random(gemm.n) < density)
+        matrices.append(mask & bool(rng.random() < 0.8) if operation.groups > 1 else mask)
+    if isinstance(operation, Gemm):
+        return matrices[0]
+    return np.stack([mask.T for mask in matrices]).reshape(operation.weight_shape)
+
+
+@st.composite
+def tilings(draw: st.DrawFn, layer: LayerTrace, machine: Machine) -> Tiling:
+    """Legal tilings of any brick, tile and loop order: a draw that does not fit falls back on smaller tiles."""
+    physical = model(machine.model).physical_gemm(layer, machine)
+    spec, operation = machine.array, layer.operation
+    line, image = (operation.out_w, operation.out_w * operation.out_h) if isinstance(operation, Conv2d) else (1, 1)
+    bricks = sorted({*range(1, line), *range(line, image, line), *range(image, physical.m + 1, image)})
+    step_k = 1 if spec.dataflow == "os" else spec.rows
+    step_n = 1 if spec.dataflow == "is" else spec.cols
+    sizes_k = sorted({*range(step_k, physical.k, step_k), physical.k})
+    sizes_n = sorted({*range(step_n, physical.n, step_n), physical.n})
+    order = draw(st.sampled_from(LOOP_ORDERS))
+    at = [draw(st.integers(0, len(sizes) - 1)) for sizes in (bricks, sizes_k, sizes_n)]
+    while True:
+        tiling = Tiling(bricks[at[0]], sizes_k[at[1]], sizes_n[at[2]], order)
+        if model(machine.model).legal(layer, machine, tiling) == 0:
+            return tiling
+        assume(any(at))
+        at = [position // 2 for position in at]
+
+
+def operands(layer: LayerTrace, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(inputs, weights): integers of both signs in the operation's shapes, zero exactly where a mask is False."""
+
+    def values(shape: tuple[int, ...], mask: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+        drawn = rng.integers(1, 100, shape) * rng.choice(np.array([-1, 1]), shape)
+        return drawn if mask is None else np.where(mask, drawn, 0)
+
+    return values(layer.operation.input_shape, layer.input_mask), values(layer.operation.weight_shape, layer.weight_mask)
+
+
+def product(operation: Operation, inputs: NDArray[np.int64], weights: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The integer convolution or product, summed tap by tap over a padded image: no lowering, no masks."""
+    if isinstance(operation, Gemm):
+        return inputs @ weights
+    pad_h, pad_w = operation.padding_h, operation.padding_w
+    padded = np.pad(inputs, ((0, 0), (0, 0), (pad_h, pad_h), (pad_w, pad_w)))
+    groups, height, width = operation.groups, operation.out_h, operation.out_w
+    total = np.zeros((operation.batch, groups, operation.out_channels // groups, height, width), dtype=np.int64)
+    for row in range(operation.kernel_h):
+        for col in range(operation.kernel_w):
+            top, left = row * operation.dilation_h, col * operation.dilation_w
+            seen = padded[:, :, top : top + height * operation.stride_h : operation.stride_h,
+                          left : left + width * operation.stride_w : operation.stride_w]
+            # The last stride may reach beyond the image without reading there.
+            seen = seen[:, :, :height, :width].reshape(operation.batch, groups, -1, height, width)
+            taps = weights[:, :, row, col].reshape(groups, operation.out_channels // groups, -1)
+            total += np.einsum("bgchw,gfc->bgfhw", seen, taps)
+    return total.reshape(operation.batch, operation.out_channels, height, width)
