@@ -93,7 +93,8 @@ def environment(folder: Path) -> Path:
 def layout_for(topology: Path, layout: Path) -> Path:
     """A layout file, which SCALE-Sim asks for even where no custom layout is used: any csv of sizes passes."""
     lines = topology.read_text(encoding="utf-8").splitlines()
-    layout.write_text("".join(",".join(line.split(",")[:8]) + ",\n" for line in lines if line.strip()), encoding="utf-8")
+    rows = [",".join(line.split(",")[:8]) + ",\n" for line in lines if line.strip()]
+    layout.write_text("".join(rows), encoding="utf-8")
     return layout
 
 
@@ -148,7 +149,8 @@ def cpu_model() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def commit() -> str:
@@ -160,7 +162,8 @@ def commit() -> str:
 def show(result: dict[str, object]) -> None:
     """The comparison as a table."""
     rows, seconds = result["rows"], result["cpu_seconds"]
-    assert isinstance(rows, list) and isinstance(seconds, dict)
+    assert isinstance(rows, list)
+    assert isinstance(seconds, dict)
     columns = [column for group in COMPARED.values() for column in group]
     print("layer  " + "  ".join(f"{column:>20}" for column in columns) + "  equal")
     for row in rows:

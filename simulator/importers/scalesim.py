@@ -119,7 +119,8 @@ def read_topology(path: str | Path, gemm: bool = False, convention: str = "pytor
         raise InputError.collect(errors)
     if not layers:
         raise InputError("no layers after the header line", where=str(file), expected=_columns(gemm))
-    provenance: dict[str, Any] = {"source": file.name, "format": "SCALE-Sim topology", "convention": convention, "notes": notes}
+    provenance: dict[str, Any] = {"source": file.name, "format": "SCALE-Sim topology", "convention": convention,
+                                  "notes": notes}
     return Trace(list(layers.values()), provenance=provenance)
 
 

@@ -148,7 +148,7 @@ def _windows(physical: Physical, array: Any, cycles: int) -> tuple[Window, Windo
     """First and last cycle of the input's, filter's and output's stream in SCALE-Sim's numbering.
 
     The last fold starts `lines` before the end; operand i of a diagonal enters i cycles after the first; the outputs of
-    the last column leave last.  (The peer differs where its windows stick out of the input: it asks for no address there.)
+    the last column leave last.  (The peer stops earlier where its windows stick out of the input: no address there.)
     """
     held_rows, held_cols, streamed = _held(physical, array.dataflow)
     rows, cols = array.rows, array.cols
@@ -170,7 +170,8 @@ def _storage(layer: LayerReport) -> tuple[str, int, float, float]:
     """(representation, dense words, words with metadata, metadata words) of the filter, by SCALE-Sim's formulas.
 
     n:m masks as blocked ELLPACK, kept slots and ceil(log2 m) bits of a 32-bit word each; any other mask as CSR, a word
-    per index and per row pointer.
+    per index and per row pointer.  A dense layer has no metadata, also where its topology says 4:4 (the peer stores
+    positions even then).
     """
     gemm, groups = layer.layer.operation.gemm(), layer.layer.operation.groups
     dense = gemm.k * gemm.n * groups
