@@ -74,7 +74,7 @@ def notes(machine: Machine) -> tuple[str, ...]:
                         f"{machine.memory.psum_bits}; its adder is not rescaled")
     elif table.has("multiply"):
         widths = ", ".join(f"{e['weight_bits']:.0f}x{e['input_bits']:.0f}" for e in table.entries["multiply"])
-        said.append(f"MAC energy = multiply + add at psum_bits; multiplies are tabulated at {widths} bits, other widths "
+        said.append(f"MAC energy = multiply + add at psum_bits; multiplies are tabulated at {widths} bits, others "
                     "are derived (log-log between entries, in proportion to the product of the widths outside)")
         if table.has("add") and by_width(table.entries["add"], _bits, machine.memory.psum_bits, "pj")[1]:
             said.append(f"the add at psum_bits = {machine.memory.psum_bits} is derived from the tabulated widths")

@@ -71,7 +71,7 @@ def test_a_horowitz_mac_is_a_multiply_and_an_add_at_the_partial_sums_width() -> 
     assert price("horowitz_45nm", (16, 16, 16, 32), ISSUED_MACS=1) == {"mac": pytest.approx((0.2 * 3.1) ** 0.5 + 0.1)}
     # outside the table in proportion to the product of the widths
     assert price("horowitz_45nm", (4, 8, 8, 32), ISSUED_MACS=1) == {"mac": pytest.approx(0.1 + 0.1)}
-    assert any("other widths are derived" in note for note in energy.notes(machine("horowitz_45nm")))
+    assert any("others are derived" in note for note in energy.notes(machine("horowitz_45nm")))
 
 
 def test_dram_is_the_middle_of_horowitzs_range_and_it_says_so() -> None:
