@@ -1,0 +1,144 @@
+"""What must hold of any simulation of any machine, whoever wrote the model.
+
+`broken_laws(layer, machine)` runs a layer and returns a sentence for every law that it breaks: work is
+conserved, causes sum to the cycles, no bound is beaten, more bandwidth or larger buffers are never slower.
+A new machine model is held to these by the contract tests; users can hold their own descriptions to them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from .counts import CAUSES, Count
+from .engine import simulate_layer
+from .errors import InputError
+from .hardware import Machine
+from .report import LayerReport
+from .trace import LayerTrace
+from .workload import Conv2d
+
+STALLS = (Count.COLD_FILL, Count.STALL_WEIGHT, Count.STALL_INPUT, Count.STALL_PSUM, Count.STALL_OUTPUT)
+
+
+def broken_laws(layer: LayerTrace, machine: Machine) -> list[str]:
+    """A sentence for each law that the simulation of `layer` on `machine` breaks; raises what the simulation raises."""
+    report = simulate_layer(layer, machine)
+    return [*_of_one_report(report, machine), *_of_related_runs(report, machine)]
+
+
+def _of_one_report(report: LayerReport, machine: Machine) -> Iterator[str]:
+    counts, total = report.total.counts, report.total
+    for item in Count:
+        if counts[item] < 0:
+            yield f"{item.name} = {counts[item]} is negative"
+    split = [int(counts[item]) for item in (Count.ISSUED_MACS, Count.GATED_MACS, Count.SKIPPED_MACS)]
+    if sum(split) != counts[Count.DENSE_MACS]:
+        yield f"issued + gated + skipped = {sum(split)}, dense MACs {counts[Count.DENSE_MACS]}"
+    if report.layer.operation.macs != counts[Count.DENSE_MACS]:
+        yield f"dense MACs {counts[Count.DENSE_MACS]}, the operation has {report.layer.operation.macs}"
+    if counts[Count.USEFUL_MACS] > counts[Count.ISSUED_MACS]:
+        yield f"useful MACs {counts[Count.USEFUL_MACS]} exceed issued {counts[Count.ISSUED_MACS]}"
+    if sum(total.cycles_by_cause.values()) != total.cycles:
+        yield f"causes sum to {sum(total.cycles_by_cause.values())}, cycles {total.cycles}"
+    cycles = int(counts[list(CAUSES)].sum())
+    slots = split[0] + split[1]
+    if slots > cycles * total.peak_macs_per_cycle:
+        yield f"{slots} slots in {cycles} cycles of {total.peak_macs_per_cycle} multipliers"
+    if total.utilisation > 1:
+        yield f"utilisation {total.utilisation}"
+    if total.energy_pj < 0 or not math.isfinite(total.energy_pj):
+        yield f"energy {total.energy_pj} pJ"
+    out = total.to_dict()
+    traffic, (bytes_, per) = out["dram_read_bytes"] + out["dram_write_bytes"], machine.memory.bandwidth()
+    if machine.memory.memory == "ideal":
+        if traffic or any(counts[item] for item in STALLS):
+            yield f"ideal memory moved {traffic} bytes or stalled"
+        return
+    if bytes_ and traffic * per > cycles * bytes_:
+        yield f"{traffic} bytes in {cycles} cycles of {bytes_}/{per} bytes"
+    yield from _distinct_words(report)
+
+
+def _distinct_words(report: LayerReport) -> Iterator[str]:
+    """DRAM must bring every distinct word that the layer needs, and take every output away, at least once."""
+    layer, counts = report.layer, report.total.counts
+    if report.executed_as == "removed":
+        return
+    if counts[Count.WEIGHT_DRAM_READ_BYTES] * 8 < layer.weight_nnz * layer.weight_bits:
+        yield f"{counts[Count.WEIGHT_DRAM_READ_BYTES]} weight bytes read for {layer.weight_nnz} weights"
+    weights = layer.weight_matrix()
+    operation = layer.operation
+    channels = int(weights.reshape(operation.groups, -1, operation.window, weights.shape[2]).any(axis=(2, 3)).sum())
+    words = channels * _positions_per_channel(operation)
+    if counts[Count.INPUT_DRAM_READ_BYTES] * 8 < words * layer.input_bits:
+        yield f"{counts[Count.INPUT_DRAM_READ_BYTES]} input bytes read for {words} distinct words"
+    outputs = int(weights.any(axis=1).sum()) * operation.gemm().m
+    if counts[Count.OUTPUT_DRAM_WRITE_BYTES] * 8 < outputs * layer.output_bits:
+        yield f"{counts[Count.OUTPUT_DRAM_WRITE_BYTES]} bytes written for {outputs} outputs"
+
+
+def _positions_per_channel(operation: object) -> int:
+    """Input positions of one channel that at least one output reads, by marking them one by one."""
+    if not isinstance(operation, Conv2d):
+        return operation.m  # type: ignore[attr-defined,no-any-return]
+    op = operation
+    seen = np.zeros((op.in_h + 2 * op.padding_h, op.in_w + 2 * op.padding_w), dtype=bool)
+    for r in range(op.kernel_h):
+        for s in range(op.kernel_w):
+            y, x = r * op.dilation_h, s * op.dilation_w
+            seen[y : y + (op.out_h - 1) * op.stride_h + 1 : op.stride_h,
+                 x : x + (op.out_w - 1) * op.stride_w + 1 : op.stride_w] = True
+    inside = seen[op.padding_h : op.padding_h + op.in_h, op.padding_w : op.padding_w + op.in_w]
+    return op.batch * int(inside.sum())
+
+
+def _of_related_runs(report: LayerReport, machine: Machine) -> Iterator[str]:
+    """Laws that compare with another run of the same layer."""
+    layer = report.layer
+    dense = simulate_layer(layer.dense(), machine)
+    full = LayerTrace(layer.name, layer.operation, np.ones(layer.operation.weight_shape, dtype=bool),
+                      layer.packed_input, input_density=None if layer.packed_input is not None else layer.input_density,
+                      weight_bits=layer.weight_bits, input_bits=layer.input_bits, output_bits=layer.output_bits)
+    masked = simulate_layer(full, machine)
+    if machine.memory.memory == "ideal" and masked.cycles != dense.cycles:
+        yield f"an all-ones mask takes {masked.cycles} cycles, no mask {dense.cycles}"
+    empty = LayerTrace(layer.name, layer.operation, np.zeros(layer.operation.weight_shape, dtype=bool))
+    if _skips_empty(machine) and simulate_layer(empty, machine).total.counts[Count.COMPUTE]:
+        yield "an empty mask costs compute cycles"
+    if simulate_layer(layer, machine).total.counts.tobytes() != report.total.counts.tobytes():
+        yield "two runs differ"
+    if machine.memory.memory == "ideal":
+        return
+    ideal = simulate_layer(layer, machine.replace(memory="ideal"))
+    free = simulate_layer(layer, machine.replace(dram_bytes_per_cycle=math.inf, dram_latency_cycles=0))
+    stalled = [item.name for item in STALLS if free.total.counts[item]]
+    if stalled and _hides_everything(machine):
+        yield f"with infinite bandwidth and no latency: {', '.join(stalled)}"
+    if ideal.cycles > report.cycles:
+        yield f"ideal memory takes {ideal.cycles} cycles, real memory {report.cycles}"
+    faster = simulate_layer(layer, machine.replace(dram_bytes_per_cycle=machine.memory.dram_bytes_per_cycle * 2))
+    if faster.cycles > report.cycles:
+        yield f"twice the bandwidth takes {faster.cycles} cycles instead of {report.cycles}"
+    sizes = ("input_buffer_bytes", "weight_buffer_bytes", "output_buffer_bytes", "shared_buffer_bytes")
+    try:
+        larger = simulate_layer(layer, machine.replace(**{name: 2 * getattr(machine.memory, name) for name in sizes}))
+    except InputError as error:
+        yield f"larger buffers are refused: {error}"
+    else:
+        if larger.cycles > report.cycles:
+            yield f"twice the buffers take {larger.cycles} cycles instead of {report.cycles}"
+
+
+def _skips_empty(machine: Machine) -> bool:
+    """Does the machine claim that a layer without weights costs no compute?"""
+    array = machine.array
+    return bool(getattr(array, "compact_channels", True) or getattr(array, "skip_zero_blocks", False))
+
+
+def _hides_everything(machine: Machine) -> bool:
+    """Single buffers wait for their own reader even if a transfer takes no time."""
+    memory = machine.memory
+    return memory.input_double_buffered and memory.weight_double_buffered and memory.output_double_buffered
