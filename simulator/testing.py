@@ -56,7 +56,8 @@ def systolic_specs(draw: st.DrawFn) -> Spec:
         input_register=draw(st.integers(0, 1)), output_register=draw(st.integers(0, 1)),
         weight_buffers=draw(st.integers(1, 2)), drain=draw(st.sampled_from(("overlapped", "serial", "in_place"))),
         preload_bias=draw(st.booleans()),
-        max_in_flight=draw(st.integers(2, 9)) if queued else 0, rows_per_request=draw(st.integers(0, 4)) if queued else 0,
+        max_in_flight=draw(st.integers(2, 9)) if queued else 0,
+        rows_per_request=draw(st.integers(0, 4)) if queued else 0,
         nm=tuple(draw(st.lists(st.sampled_from(PATTERNS), min_size=1, max_size=3, unique=True)))
         if exploits == "nm" and dataflow != "is" else (),
         skip_zero_blocks=exploits == "blocks" and dataflow == "ws",
@@ -147,8 +148,13 @@ def _weight_masks(draw: st.DrawFn, operation: Operation, rng: np.random.Generato
 
 @st.composite
 def tilings(draw: st.DrawFn, layer: LayerTrace, machine: Machine) -> Tiling:
-    """Legal tilings of any brick, tile and loop order: a draw that does not fit falls back on smaller tiles."""
+    """Legal tilings of any brick, tile and loop order: a draw that does not fit falls back on smaller tiles.
+
+    An ideal memory has one tile.
+    """
     physical = model(machine.model).physical_gemm(layer, machine)
+    if machine.memory.memory == "ideal":
+        return Tiling(physical.m, physical.k, physical.n)
     spec, operation = machine.array, layer.operation
     line, image = (operation.out_w, operation.out_w * operation.out_h) if isinstance(operation, Conv2d) else (1, 1)
     bricks = sorted({*range(1, line), *range(line, image, line), *range(image, physical.m + 1, image)})
@@ -173,7 +179,8 @@ def operands(layer: LayerTrace, rng: np.random.Generator) -> tuple[NDArray[np.in
         drawn = rng.integers(1, 100, shape) * rng.choice(np.array([-1, 1]), shape)
         return drawn if mask is None else np.where(mask, drawn, 0)
 
-    return values(layer.operation.input_shape, layer.input_mask), values(layer.operation.weight_shape, layer.weight_mask)
+    operation = layer.operation
+    return values(operation.input_shape, layer.input_mask), values(operation.weight_shape, layer.weight_mask)
 
 
 def product(operation: Operation, inputs: NDArray[np.int64], weights: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -38,9 +38,8 @@ class Channel:
         """True when nothing is queued, moving or underway."""
         return not self.queue and self.current is None and not self.underway
 
-    def settle(self, now: int) -> bool:
-        """Everything that can end, arrive or begin between two edges; True if anything did."""
-        moved = False
+    def settle(self, now: int) -> None:
+        """Everything that can end, arrive or begin between two edges."""
         while True:
             if self.underway and self.underway[0][0] <= now:
                 self.underway.popleft()[1].deliver()
@@ -51,8 +50,7 @@ class Channel:
                 self.credits_owed = self.current.size * self.credit_per_byte if self.credit_per_cycle else 0
                 self.current.begin()
             else:
-                return moved
-            moved = True
+                return
 
     def edge(self) -> None:
         """One cycle of moving bytes."""

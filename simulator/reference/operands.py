@@ -8,6 +8,7 @@ traffic are left out; read program.py next.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
@@ -107,7 +108,10 @@ class Operands:
 
 
 def prepare(layer: LayerTrace, machine: Machine, inputs: Ints, weights: Ints) -> Operands:
-    """Lower, remove channels, compact: docs/model.md 1.1, on values instead of masks alone."""
+    """Lower, remove channels, compact: docs/model.md 1.1, on values instead of masks alone.
+
+    A layer whose channels would all be removed does not come this far.
+    """
     shape = _as_conv(layer)
     masked = layer.packed_weight is not None
     activations = np.asarray(inputs, dtype=np.int64).reshape(shape.batch, shape.in_channels, shape.in_h, shape.in_w)
@@ -142,11 +146,8 @@ def _members(shape: Conv2d, filters: Ints, compact: bool) -> list[tuple[Ints, In
     if not compact:
         return found
     if shape.groups > 1:
-        found = [(ins, outs) for ins, outs in found if filters[outs].any()]
-    else:
-        used_ins, used_outs = filters.any(axis=(0, 2, 3)), filters.any(axis=(1, 2, 3))
-        found = [(np.flatnonzero(used_ins), np.flatnonzero(used_outs))] if filters.any() else []
-    return found or [(np.array([0]), np.array([0]))]
+        return [(ins, outs) for ins, outs in found if filters[outs].any()]
+    return [(np.flatnonzero(filters.any(axis=(0, 2, 3))), np.flatnonzero(filters.any(axis=(1, 2, 3))))]
 
 
 def _matrix(filters: Ints, own_channels: Ints, own_filters: Ints, shape: Conv2d) -> Ints:
@@ -156,7 +157,8 @@ def _matrix(filters: Ints, own_channels: Ints, own_filters: Ints, shape: Conv2d)
 
 
 def _pattern(matrices: list[Ints], texts: tuple[str, ...]) -> tuple[int, int]:
-    pairs = sorted(((int(n), int(m)) for n, m in (text.split(":") for text in texts)), key=lambda p: (p[0] / p[1], p[1]))
+    pairs = [tuple(map(int, text.split(":"))) for text in texts]
+    pairs.sort(key=lambda pair: (Fraction(*pair), pair[1]))
     for keep, of in pairs:
         if all(_fits(matrix, keep, of) for matrix in matrices):
             return (keep, of) if keep < of else (1, 1)

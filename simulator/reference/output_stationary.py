@@ -66,7 +66,7 @@ class OutputStationaryArray:
         return self.output_register.out(visible)
 
     def _multiply(self, left: Records, top: Records) -> Records:
-        assert (left["fold"] == top["fold"]).all() and (left["time"] == top["time"]).all(), "operands out of step"
+        assert (left[["fold", "time"]] == top[["fold", "time"]]).all(), "operands out of step"
         choice = top["choice"][..., None]
         value = np.take_along_axis(left["value"], choice, axis=2)[..., 0]
         live = np.take_along_axis(left["live"], choice, axis=2)[..., 0]

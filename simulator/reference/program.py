@@ -71,8 +71,8 @@ class Occupancy:
     number: int
     tile: Tile
     returns: bool  # its partial sums come back from DRAM
-    last_step: int
     complete: bool = False  # it has seen its last k tile
+    last_fold: Fold | None = None
     arrived: bool = False
     stored: bool = False
 
@@ -87,7 +87,6 @@ class Step:
     output: Occupancy
     weight: Load | None = None
     input: Load | None = None
-    finished: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,10 +120,10 @@ def compile_program(operands: Operands, machine: Machine, tiling: Tiling) -> Pro
         program.skipped_a_fold |= left_out
         entered = previous is None or previous.tile != tile.output()
         if entered:
-            program.outputs.append(Occupancy(len(program.outputs), tile.output(), tile.output() in visited, 0))
+            program.outputs.append(Occupancy(len(program.outputs), tile.output(), tile.output() in visited))
             visited.add(tile.output())
         step = Step(len(program.steps), tile, folds, program.outputs[-1])
-        step.output.last_step = step.number
+        step.output.last_fold = folds[-1] if folds else step.output.last_fold
         step.output.complete = tile.k.stop == operands.k
         program.steps.append(step)
         program.folds += folds
@@ -177,9 +176,8 @@ def input_box(operands: Operands, tile: Tile) -> Box:
     image, _, row, col = operands.address[:, tile.m.start : tile.m.stop]
     covered = np.concatenate([np.array(operands.bundle(k)) for k in tile.k])
     channels = covered // operands.shape.window
-    return Box(
-        np.unique(image), np.arange(channels.min(), channels.max() + 1), np.unique(row[row >= 0]), np.unique(col[col >= 0])
-    )
+    span = np.arange(channels.min(), channels.max() + 1)
+    return Box(np.unique(image), span, np.unique(row[row >= 0]), np.unique(col[col >= 0]))
 
 
 def _visit(program: Program, operand: str, tile: Tile, step: Step) -> Load:

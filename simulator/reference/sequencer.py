@@ -10,7 +10,8 @@ from ..counts import Count
 from ..hardware import Machine
 from .program import Fold, Program
 
-STALLS = {"weight": Count.STALL_WEIGHT, "input": Count.STALL_INPUT, "psum": Count.STALL_PSUM, "output": Count.STALL_OUTPUT}
+STALLS = {"weight": Count.STALL_WEIGHT, "input": Count.STALL_INPUT,
+          "psum": Count.STALL_PSUM, "output": Count.STALL_OUTPUT}
 
 
 class Sequencer:
@@ -107,14 +108,15 @@ class Sequencer:
             return self.bias_left == 0
         if self.spec.drain == "overlapped":
             # A column's results leave in R edges, so folds must not end closer together than that.
-            return now + len(self.folds[self.started].stream) >= self.end + self.spec.rows
+            return bool(now + len(self.folds[self.started].stream) >= self.end + self.spec.rows)
         return self.completed == self.started
 
     def _missing(self) -> list[str]:
         """What the next fold waits for, in the order in which a tie is charged."""
         fold = self.folds[self.started]
         step = self.program.steps[fold.step]
-        assert step.weight and step.input  # a step with folds has both
+        assert step.weight is not None
+        assert step.input is not None  # a step with folds has both
         absent = {"weight": not step.weight.arrived, "input": not step.input.arrived}
         if self.stationary:
             absent[self.stationary] = self.pushed_folds <= fold.number

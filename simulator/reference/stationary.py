@@ -47,7 +47,7 @@ class StationaryArray:
 
         above = from_above(bubbles(self.grid[1], SUM), self.sums)
         above["fold"][0], above["time"][0] = ready["fold"][0], ready["time"][0]  # the top row adds to nothing
-        assert (above["fold"] == ready["fold"]).all() and (above["time"] == ready["time"]).all(), "sums out of step"
+        assert (above[["fold", "time"]] == ready[["fold", "time"]]).all(), "sums out of step"
         sums = ready.copy()
         sums["value"] += above["value"]
         leaving = self.sums.stages[-1][-1].copy()

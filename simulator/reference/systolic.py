@@ -38,6 +38,8 @@ def run(
     masks are False.  Returns the counts and the output, int64[batch, out, oh, ow] or [m, n].  With an ideal
     memory the tiling is not used.  Raises ValueError for a tiling that does not fit the buffers.
     """
+    if machine.array.compact_channels and layer.weight_nnz == 0:
+        return _left_out(layer, tiling)
     operands = prepare(layer, machine, inputs, weights)
     if machine.memory.memory == "ideal":
         tiling = Tiling(operands.m, operands.k, operands.n)
@@ -51,6 +53,16 @@ def run(
     elif twin.program.skipped_a_fold:
         executed_as = f"block {machine.array.rows}x{machine.array.cols}"
     return LayerCounts(twin.final_counts(), tiling, executed_as), twin.output()
+
+
+def _left_out(layer: LayerTrace, tiling: Tiling) -> tuple[LayerCounts, NDArray[np.int64]]:
+    """A layer that has lost all its channels takes no step at all."""
+    counts = np.zeros(len(Count), dtype=np.int64)
+    counts[[Count.DENSE_MACS, Count.SKIPPED_MACS]] = layer.operation.macs
+    operation = layer.operation
+    shape = (operation.m, operation.n) if isinstance(operation, Gemm) else (
+        operation.batch, operation.out_channels, operation.out_h, operation.out_w)
+    return LayerCounts(counts, tiling, "removed"), np.zeros(shape, dtype=np.int64)
 
 
 class _Twin:
@@ -85,20 +97,29 @@ class _Twin:
 
     def step(self, now: int) -> bool:
         """One clock edge and what settles before it; True when nothing was left to do."""
-        self._settle(now)
+        self.channel.settle(now)
         if self.sequencer.done and self.channel.idle:
+            self._let_operands_run_out()
             return True
         vector, row = self.sequencer.decide(now)
-        if isinstance(self.array, StationaryArray):
-            results = self.array.edge(self._row_vector(vector), self._stationary_row(row))
-        else:
-            results = self.array.edge(self._row_vector(vector), self._column_vector(vector))
+        results = self._array_edge(vector, row)
         self.channel.edge()
         ended = self.sequencer.close_edge(now)
         self._collect(results.reshape(-1, self.machine.array.cols))
         if ended is not None and ended.last_of_step:
             self._release(self.program.steps[ended.step])
         return False
+
+    def _array_edge(self, vector: tuple[Fold, int] | None, row: tuple[Fold, int] | None) -> Records:
+        if isinstance(self.array, StationaryArray):
+            return self.array.edge(self._row_vector(vector), self._stationary_row(row))
+        return self.array.edge(self._row_vector(vector), self._column_vector(vector))
+
+    def _let_operands_run_out(self) -> None:
+        """Operands pass registers beyond the last element that needs them: no cycle of this layer, but energy."""
+        spec = self.machine.array
+        for _ in range(spec.activation_hop_registers + spec.psum_hop_registers):
+            self._array_edge(None, None)
 
     # --- what the array is fed -----------------------------------------------------------------------------
 
@@ -176,12 +197,12 @@ class _Twin:
 
     def _inputs(self, fold: Fold) -> InputHalf:
         load = self.program.steps[fold.step].input
-        assert load is not None and load.arrived  # the sequencer waited for it
+        assert load is not None  # a step with folds has both, and the sequencer waited for them
         return self.input_halves[load.number]
 
     def _weights(self, fold: Fold) -> WeightHalf:
         load = self.program.steps[fold.step].weight
-        assert load is not None and load.arrived  # the sequencer waited for it
+        assert load is not None  # a step with folds has both, and the sequencer waited for them
         return self.weight_halves[load.number]
 
     # --- what it gives back --------------------------------------------------------------------------------
@@ -218,20 +239,10 @@ class _Twin:
 
     # --- the memory system ---------------------------------------------------------------------------------
 
-    def _settle(self, now: int) -> None:
-        """Steps finish and transfers end, arrive and begin until nothing more happens before the edge."""
-        moved = True
-        while moved:
-            moved = self.channel.settle(now)
-            for step in self.program.steps:
-                if not step.finished and self._is_finished(step):
-                    step.finished = moved = True
-
-    def _is_finished(self, step: Step) -> bool:
-        if step.folds:
-            return self.sequencer.completed > step.folds[-1].number
-        before = step.number == 0 or self.program.steps[step.number - 1].finished
-        return before and (step.output.arrived or not step.output.returns)
+    def _may_be_stored(self, stay: Occupancy) -> bool:
+        """All results of the stay are visible, and the partial sums that were asked for it are there."""
+        last = stay.last_fold
+        return (last is None or self.sequencer.completed > last.number) and (stay.arrived or not stay.returns)
 
     def _jobs(self) -> list[Job]:
         jobs = []
@@ -303,7 +314,7 @@ class _Twin:
             del self.output_halves[stay.number]
             self.space["output"].give(self._output_bytes(stay, memory.psum_bits))
 
-        return Job(size, False, lambda: self.program.steps[stay.last_step].finished, begin_store, deliver_store)
+        return Job(size, False, lambda: self._may_be_stored(stay), begin_store, deliver_store)
 
     def _fill(self, load: Load) -> None:
         if load.operand == "weight":
@@ -315,11 +326,12 @@ class _Twin:
 
     def _release(self, step: Step) -> None:
         """After the stream of a step: the tiles that no later step uses give up their halves."""
-        assert step.weight and step.input  # it had folds
-        for load, halves in ((step.weight, self.weight_halves), (step.input, self.input_halves)):
-            if load.last_step == step.number:
+        for load in (step.weight, step.input):
+            if load is not None and load.last_step == step.number:
                 load.released = True
-                del halves[load.number]  # type: ignore[attr-defined]
+                halves: dict[int, WeightHalf] | dict[int, InputHalf]
+                halves = self.weight_halves if load.operand == "weight" else self.input_halves
+                del halves[load.number]
                 self.space[load.operand].give(self.sizes.get((load.operand, load.number), 0))
 
     def _half_size(self, load: Load) -> int:
@@ -347,7 +359,7 @@ class _Twin:
         useful = array.useful
         if self.layer.packed_input is None:
             useful = math.floor(self.layer.input_density * useful + 0.5)
-        counts[Count.DENSE_MACS] = self.operands.shape.macs
+        counts[Count.DENSE_MACS] = self.layer.operation.macs
         counts[Count.USEFUL_MACS] = useful
         counts[Count.GATED_MACS] = array.slots - useful if self.machine.array.gating == "zeros" else 0
         counts[Count.ISSUED_MACS] = array.slots - counts[Count.GATED_MACS]

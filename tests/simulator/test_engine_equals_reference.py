@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from simulator.counts import Count
@@ -58,9 +58,8 @@ def test_engine_equals_reference_on_the_tiling_that_the_search_chooses(name: str
     def check(layer: LayerTrace, machine: Machine, seed: int) -> None:
         try:
             found = differences(layer, machine, None, seed)
-        except InputError as error:
-            assert "byte" in str(error)  # no tile fits the drawn buffers
-            return
+        except InputError:
+            reject()  # no tile fits the drawn buffers
         assert not found, "\n".join([f"{layer}", f"{machine}", *found])
 
     check()
