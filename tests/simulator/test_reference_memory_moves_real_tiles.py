@@ -61,7 +61,8 @@ def test_partial_sums_go_out_and_come_back() -> None:
     layer = LayerTrace("gemm", Gemm(4, 4, 2))
     memory = Memory(dram_burst_bytes=1, psum_bits=32)
     inputs, weights = operands(layer, np.random.default_rng(1))
-    result, output = run(layer, Machine("array", "systolic", Spec(2, 2), memory), Tiling(2, 2, 2, "kmn"), inputs, weights)
+    machine, tiling = Machine("array", "systolic", Spec(2, 2), memory), Tiling(2, 2, 2, "kmn")
+    result, output = run(layer, machine, tiling, inputs, weights)
     np.testing.assert_array_equal(output, inputs @ weights)
     assert result.counts[Count.PSUM_DRAM_WRITE_BYTES] == result.counts[Count.PSUM_DRAM_READ_BYTES] == 2 * 4 * 4
     assert result.counts[Count.OUTPUT_DRAM_WRITE_BYTES] == 8
