@@ -12,7 +12,7 @@ from collections import deque
 import numpy as np
 
 from ..machines.systolic import Spec
-from .registers import COLUMN, SUM, DelayLine, Records, Skew, bubbles, entered, from_above, from_left, row_type
+from .registers import COLUMN, SUM, DelayLine, Records, Skew, bubbles, chosen, entered, from_above, from_left, row_type
 
 
 class OutputStationaryArray:
@@ -67,9 +67,7 @@ class OutputStationaryArray:
 
     def _multiply(self, left: Records, top: Records) -> Records:
         assert (left[["fold", "time"]] == top[["fold", "time"]]).all(), "operands out of step"
-        choice = top["choice"][..., None]
-        value = np.take_along_axis(left["value"], choice, axis=2)[..., 0]
-        live = np.take_along_axis(left["live"], choice, axis=2)[..., 0]
+        value, live = chosen(left["value"], top["choice"]), chosen(left["live"], top["choice"])
         slot = (top["fold"] >= 0) & left["real"] & top["real"]
         self.slots += int(slot.sum())
         self.useful += int((slot & live & top["live"]).sum())

@@ -81,6 +81,12 @@ def from_above(edge: Records, line: DelayLine) -> Records:
     return grid
 
 
+def chosen(candidates: NDArray[Any], choice: NDArray[np.int64]) -> NDArray[Any]:
+    """[rows, cols]: of the candidates [rows, cols, lanes] at each element, the one that its weight multiplies."""
+    rows, cols = choice.shape
+    return candidates[np.arange(rows)[:, None], np.arange(cols), choice]
+
+
 def entered(line: DelayLine, what: str) -> int:
     """Sum of a field over all records that the registers of a line took at the last edge."""
     return sum(int(stage[what][stage["fold"] >= 0].sum()) for stage in line.stages)

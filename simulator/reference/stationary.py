@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..machines.systolic import Spec
-from .registers import COLUMN, SUM, DelayLine, Records, Skew, bubbles, entered, from_above, from_left, row_type
+from .registers import COLUMN, SUM, DelayLine, Records, Skew, bubbles, chosen, entered, from_above, from_left, row_type
 
 
 class StationaryArray:
@@ -71,9 +71,7 @@ class StationaryArray:
     def _multiply(self, inputs: Records, held: Records) -> Records:
         busy = inputs["fold"] >= 0
         assert (held["fold"][busy] == inputs["fold"][busy]).all(), "a stream met another fold's stationary operand"
-        choice = held["choice"][..., None]
-        value = np.take_along_axis(inputs["value"], choice, axis=2)[..., 0]
-        live = np.take_along_axis(inputs["live"], choice, axis=2)[..., 0]
+        value, live = chosen(inputs["value"], held["choice"]), chosen(inputs["live"], held["choice"])
         slot = busy & inputs["real"] & held["real"]
         self.slots += int(slot.sum())
         self.useful += int((slot & live & held["live"]).sum())

@@ -24,7 +24,7 @@ from .channel import Channel, Job
 from .operands import Operands, prepare
 from .output_stationary import OutputStationaryArray
 from .program import Fold, Load, Occupancy, Program, Step, compile_program, executed_weights, load_bits
-from .registers import COLUMN, Records, bubbles, row_type
+from .registers import COLUMN, SUM, Records, bubbles, row_type
 from .sequencer import Sequencer
 from .stationary import StationaryArray
 
@@ -73,6 +73,10 @@ class _Twin:
         spec, memory = machine.array, machine.memory
         self.stationary = spec.dataflow != "os"
         self.array = (StationaryArray if self.stationary else OutputStationaryArray)(spec, operands.of)
+        # Edges after which an operand that entered last, and its result, have left every register.
+        self.depth = ((spec.rows + 1) * (spec.psum_hop_registers + 1) + (spec.cols + 1) * spec.activation_hop_registers
+                      + spec.multiplier_latency + spec.accumulator_latency + spec.input_register + spec.output_register)
+        self.quiet = self.depth
         self.sequencer = Sequencer(machine, program)
         self.counts = np.zeros(len(Count), dtype=np.int64)
         self.input_halves: dict[int, InputHalf] = {}
@@ -111,14 +115,16 @@ class _Twin:
         return False
 
     def _array_edge(self, vector: tuple[Fold, int] | None, row: tuple[Fold, int] | None) -> Records:
+        self.quiet = 0 if vector or row else self.quiet + 1
+        if self.quiet > self.depth:
+            return bubbles(self.machine.array.cols, SUM)  # nothing is left in the array that an edge could move
         if isinstance(self.array, StationaryArray):
             return self.array.edge(self._row_vector(vector), self._stationary_row(row))
         return self.array.edge(self._row_vector(vector), self._column_vector(vector))
 
     def _let_operands_run_out(self) -> None:
         """Operands pass registers beyond the last element that needs them: no cycle of this layer, but energy."""
-        spec = self.machine.array
-        for _ in range(spec.activation_hop_registers + spec.psum_hop_registers):
+        for _ in range(self.depth):
             self._array_edge(None, None)
 
     # --- what the array is fed -----------------------------------------------------------------------------
