@@ -12,8 +12,8 @@ import os
 import signal
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -42,7 +42,8 @@ class Task:
 class Setting:
     """What all tasks of a run share; plain values that travel to the workers once, as JSON."""
 
-    workloads: Mapping[str, tuple[str, str]]  # name: (what workloads.load takes, its digest)
+    workloads: Mapping[str, str]  # name: what workloads.load takes
+    digests: Mapping[str, Mapping[str, str]]  # name: {convention: digest of the trace under it}
     machines: Mapping[str, Mapping[str, Any]]  # name: Machine.to_dict()
     evaluate: str
     seed: int
@@ -65,8 +66,9 @@ def evaluate_all(tasks: Sequence[Task], setting: Setting, jobs: int) -> Iterator
     alone: deque[Task] = deque()
     workers: list[_Worker] = []
     try:
-        for _ in range(min(jobs, len(tasks))):
-            workers.append(_start(setting))
+        workers.extend(_start(setting) for _ in range(min(jobs, len(tasks))))
+        for worker in workers:
+            _await(worker)
         while waiting or alone or any(worker.tasks for worker in workers):
             for worker in workers:
                 if not worker.tasks:
@@ -84,7 +86,8 @@ def evaluate_all(tasks: Sequence[Task], setting: Setting, jobs: int) -> Iterator
                         retried.add(suspect.task_id)
                         alone.append(suspect)
                     _stop([worker])
-                    workers[workers.index(worker)] = _start(setting)
+                    workers[workers.index(worker)] = worker = _start(setting)
+                    _await(worker)
                     continue
                 if "stop" in answer:
                     raise InputError(answer["stop"], where="sweep")
@@ -103,10 +106,9 @@ def _hand_out(worker: _Worker, waiting: deque[Task], alone: deque[Task], jobs: i
             worker.tasks.append(waiting.popleft())
     if worker.tasks:
         message = [[item.task_id, item.workload, item.machine, dict(item.axes)] for item in worker.tasks]
-        try:
+        # One that died while idle cannot take it: reading its pipe says so, and its first task is tried again.
+        with suppress(OSError):
             worker.pipe.send_bytes(json.dumps(message).encode())
-        except OSError:
-            pass  # it died while idle: reading its pipe says so, and its first task is tried again
 
 
 def _start(setting: Setting) -> _Worker:
@@ -118,14 +120,18 @@ def _start(setting: Setting) -> _Worker:
         process.start()
     theirs.close()
     worker = _Worker(process, ours)
+    with suppress(OSError):  # it died at once: _await says so
+        ours.send_bytes(json.dumps(asdict(setting)).encode())
+    return worker
+
+
+def _await(worker: _Worker) -> None:
+    """Until the worker has imported what it needs."""
     try:
-        ours.send_bytes(json.dumps([setting.workloads, setting.machines, setting.evaluate, setting.seed]).encode())
-        ours.recv_bytes()
+        worker.pipe.recv_bytes()
     except (EOFError, OSError):
-        _stop([worker])
         raise RuntimeError("a worker process did not start; a script that calls run_study must do so under "
                            "`if __name__ == '__main__':`") from None
-    return worker
 
 
 @contextmanager
@@ -155,19 +161,20 @@ def _work(pipe: Connection) -> None:
     """A worker: answer each task with a line until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     try:
-        located, machines, evaluate, seed = json.loads(pipe.recv_bytes())
-        function = task.evaluation(evaluate)
+        setting = Setting(**json.loads(pipe.recv_bytes()))
+        function = task.evaluation(setting.evaluate)
         pipe.send_bytes(b"{}")
-        name, trace = None, None
+        loaded, trace = None, None
         while True:
             for task_id, workload, machine, axes in json.loads(pipe.recv_bytes()):
-                if workload != name:
-                    name, trace = workload, workloads.load(located[workload][0])
-                    if workloads.digest(trace) != located[workload][1]:
+                described = {**setting.machines[machine], **axes}
+                convention = task.convention(described)
+                if trace is None or loaded != (workload, convention):
+                    loaded, trace = (workload, convention), workloads.load(setting.workloads[workload], convention)
+                    if workloads.digest(trace) != setting.digests[workload][convention]:
                         raise InputError(f"workload {workload!r} changed while the study ran")
-                assert trace is not None
-                row = task.evaluate_row(Row(task_id, workload, machine, axes, {}), function, trace,
-                                        {**machines[machine], **axes}, seed)
+                row = task.evaluate_row(Row(task_id, workload, machine, axes, {}), function, trace, described,
+                                        setting.seed)
                 pipe.send_bytes(json.dumps({"metrics": row.metrics, "error": row.error}).encode())
     except InputError as error:
         pipe.send_bytes(json.dumps({"stop": str(error)}).encode())

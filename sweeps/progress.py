@@ -55,7 +55,8 @@ def _lines(total: int) -> Iterator[Callable[[bool], None]]:
         if done == total or now - said >= SECONDS_BETWEEN_LINES:
             said = now
             left = (total - done) * (now - started) / done
-            print(f"sweep {done}/{total}, {_rate(done, started)}, {failures} failed, {left:.0f} s left", file=sys.stderr)
+            print(f"sweep {done}/{total}, {_rate(done, started)}, {failures} failed, {left:.0f} s left",
+                  file=sys.stderr)
 
     yield advance
 

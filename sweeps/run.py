@@ -118,20 +118,23 @@ def _jobs(jobs: int | None) -> int:
 
 
 def _setting(study: Study) -> Setting:
-    located = {name: (where, workloads.digest(workloads.load(where))) for name, where in study.workloads.items()}
     machines = {name: machine.to_dict() for name, machine in study.machines.items()}
-    return Setting(located, machines, study.evaluate, study.seed)
+    conventions = {task.convention(machine) for machine in machines.values()} | set(study.axes.get("convention", ()))
+    digests = {name: {word: workloads.digest(workloads.load(where, word)) for word in sorted(conventions)}
+               for name, where in study.workloads.items()}
+    return Setting(study.workloads, digests, machines, study.evaluate, study.seed)
 
 
 def _tasks(study: Study, setting: Setting) -> Iterator[Task]:
     for point in study.points():
         described = {**setting.machines[point.machine], **point.axes}
-        task_id = task.task_id(described, setting.workloads[point.workload][1], study.seed, study.evaluate)
+        digest = setting.digests[point.workload][task.convention(described)]
+        task_id = task.task_id(described, digest, study.seed, study.evaluate)
         yield Task(task_id, point.workload, point.machine, point.axes)
 
 
 def _description(study: Study) -> str:
     return task.canonical({
         "name": study.name, "description": study.description, "objectives": study.objectives,
-        "axes": study.axes, "workloads": list(study.workloads), "machines": list(study.machines),
+        "axes": list(study.axes), "workloads": list(study.workloads), "machines": list(study.machines),
     })

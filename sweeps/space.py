@@ -277,7 +277,8 @@ def _range(table: Mapping[str, Any]) -> list[Any]:
             raise InputError(f"{key} = {value!r}", expected="a number", fix="a range needs from and to")
     if not isinstance(doubling, bool) or (doubling and "step" in table):
         raise InputError(f"powers_of_two = {doubling!r}", expected="true without a step, or a step")
-    assert first is not None and last is not None
+    assert first is not None
+    assert last is not None
     if first > last:
         raise InputError(f"from = {first} is above to = {last}", expected="from at most to")
     if doubling:

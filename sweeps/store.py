@@ -61,7 +61,8 @@ def open_store(path: str | Path, code: str) -> Iterator[sqlite3.Connection]:
 def _create(target: Path, code: str) -> None:
     """An empty store, made beside its place and moved there whole: a kill leaves no half-made store behind."""
     if not target.parent.is_dir():
-        raise InputError(f"no folder {str(target.parent)!r}", where=str(target), expected="a folder to write the store in")
+        raise InputError(f"no folder {str(target.parent)!r}", where=str(target),
+                         expected="a folder to write the store in")
     partial = target.with_name(target.name + ".part")
     with _explained(target):
         partial.unlink(missing_ok=True)
@@ -206,7 +207,8 @@ def _require_agreement(target: sqlite3.Connection, incoming: Sequence[Row], path
         other = present.get(row.task_id)
         if other is not None and (other.metrics, other.error) != (row.metrics, row.error):
             raise InputError(f"two different results for task {row.task_id[:12]}", where=str(path),
-                             expected="equal tasks with equal results", fix="find out which machine computes differently")
+                             expected="equal results of equal tasks",
+                             fix="find out which computer computes differently")
 
 
 def export_rows(db_path: str | Path) -> bytes:
@@ -231,7 +233,8 @@ def export(db_path: str | Path, file: str | Path) -> Path:
     elif target.suffix == ".parquet":
         _export_parquet(db_path, target)
     else:
-        raise InputError(f"export to {target.name!r}", where="sweep export", expected="a file ending in .csv or .parquet")
+        raise InputError(f"export to {target.name!r}", where="sweep export",
+                         expected="a file ending in .csv or .parquet")
     return target
 
 

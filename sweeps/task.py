@@ -91,6 +91,11 @@ def task_id(machine: Mapping[str, Any], trace_digest: str, seed: int, evaluate: 
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def convention(machine: Mapping[str, Any]) -> str:
+    """Whose output sizes a topology csv has on this machine; models without the field follow PyTorch."""
+    return str(machine.get("convention", "pytorch"))
+
+
 def evaluate_row(row: Row, function: Evaluation, trace: Trace, machine: Mapping[str, Any], seed: int) -> Row:
     """`row` with its metrics, or with the error that the evaluation raised; never raises for a bad point."""
     from simulator.hardware import build
@@ -99,7 +104,7 @@ def evaluate_row(row: Row, function: Evaluation, trace: Trace, machine: Mapping[
         metrics = checked(function(trace, build(machine, row.machine), seed), row.axes)
     except InputError as error:
         return Row(row.task_id, row.workload, row.machine, row.axes, {}, str(error))
-    except Exception as error:  # noqa: BLE001  a failed configuration is a row, whatever the evaluation does
+    except Exception as error:  # a failed configuration is a row, whatever the evaluation does
         return Row(row.task_id, row.workload, row.machine, row.axes, {}, f"{type(error).__name__}: {error}")
     return Row(row.task_id, row.workload, row.machine, row.axes, metrics)
 

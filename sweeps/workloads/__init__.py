@@ -70,14 +70,17 @@ def locate(name: str, folder: Path) -> str:
     return str(path)
 
 
-def load(located: str) -> Trace:
-    """The trace of a located workload; InputError where its file is damaged."""
+def load(located: str, convention: str = "pytorch") -> Trace:
+    """The trace of a located workload; InputError where its file is damaged.
+
+    `convention` is that of the machine: it decides the output sizes of a topology csv and of nothing else.
+    """
     if located in SHIPPED:
         return SHIPPED[located]()
     if located.endswith(".csv"):
-        from simulator.importers.scalesim import trace_from_topology
+        from simulator.importers.scalesim import read_topology
 
-        return trace_from_topology(located)
+        return read_topology(located, convention=convention)
     return Trace.load(located if Path(located).suffix else FOLDER / f"{located}.safetensors")
 
 
