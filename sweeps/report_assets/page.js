@@ -147,7 +147,7 @@ function hover(event) {
   tip.hidden = !p;
   if (!p) return;
   const i = p.index, names = [...(allAxes.includes("machine") ? ["machine"] : []), ...data.axes, ...new Set([...goals.map((g) => g.name), get("x").value, get("y").value])];
-  tip.textContent = names.map((name) => `${labelOf(name)}  ${show(name, columns[name][i])}`).join("\n") + (data.front[i] ? "\non the Pareto front" : "") + `\ntask ${data.ids[i]}`;
+  tip.textContent = names.map((name) => `${axisLabel(name)}  ${show(name, columns[name][i])}`).join("\n") + (data.front[i] ? "\non the Pareto front" : "") + `\ntask ${data.ids[i]}`;
   const wide = get("scatter").clientWidth;
   tip.style.left = p.px > wide / 2 ? "" : `${p.px + 14}px`;
   tip.style.right = p.px > wide / 2 ? `${wide - p.px + 14}px` : "";
