@@ -139,7 +139,7 @@ def _count_work(counts: np.ndarray, gemm: Physical, spec: Spec) -> None:
 def _executed_as(gemm: Physical, folds: np.ndarray, spec: Spec) -> str:
     if gemm.slots_kept < gemm.slots_of:
         return f"{gemm.slots_kept}:{gemm.slots_of}"
-    if spec.skip_zero_blocks and int(folds[..., 0].sum()) < folds_of_dense(gemm, spec):
+    if spec.skip_zero_blocks and gemm.mask is not None and int(folds[..., 0].sum()) < folds_of_dense(gemm, spec):
         return f"block {spec.rows}x{spec.cols}"
     return "dense"
 

@@ -68,7 +68,7 @@ def channels_touched(ki, p):
 
 @kernel
 def count_folds(p, occupied_blocks, folds):
-    """Fill folds[group, k tile, n tile] = (executed folds, weights in them, sum of rows, sum of columns, input rows covered).
+    """Fill folds[group, k tile, n tile] = (executed folds, weights in them, sum of columns, input rows covered).
 
     occupied_blocks: bool[groups, ceil(k/R), ceil(n/C)] where zero blocks are skipped, else bool[1, 1, 1].
     Used by ws only: in the other dataflows no fold is ever left out and the step's sizes say it all.
@@ -77,7 +77,7 @@ def count_folds(p, occupied_blocks, folds):
     for g in range(folds.shape[0]):
         for ki in range(folds.shape[1]):
             for ni in range(folds.shape[2]):
-                count = weights = sum_r = sum_c = cover = 0
+                count = weights = sum_c = cover = 0
                 n0, n1 = ni * p[TILE_N], min(p[N], (ni + 1) * p[TILE_N])
                 k0, k1 = ki * p[TILE_K], min(p[K], (ki + 1) * p[TILE_K])
                 for a in range(k0, k1, rows):
@@ -87,7 +87,6 @@ def count_folds(p, occupied_blocks, folds):
                         blocks = (n1 - n0 + cols - 1) // cols
                         count += blocks
                         weights += height * (n1 - n0)
-                        sum_r += height * blocks
                         sum_c += n1 - n0
                         cover += need * blocks
                         continue
@@ -96,14 +95,12 @@ def count_folds(p, occupied_blocks, folds):
                             width = min(n1, c + cols) - c
                             count += 1
                             weights += height * width
-                            sum_r += height
                             sum_c += width
                             cover += need
                 folds[g, ki, ni, 0] = count
                 folds[g, ki, ni, 1] = weights
-                folds[g, ki, ni, 2] = sum_r
-                folds[g, ki, ni, 3] = sum_c
-                folds[g, ki, ni, 4] = cover
+                folds[g, ki, ni, 2] = sum_c
+                folds[g, ki, ni, 3] = cover
 
 
 @kernel
@@ -223,7 +220,7 @@ def timeline(p, batch_sizes, row_out, row_in, col_out, col_in, first_writes, fol
                         loaded = stationary if flow == OS else unstalled + stationary
                         counts[FILL] += unstalled
                     else:
-                        shift, drain = gap(p, stream_end - start)
+                        shift, drain = gap(p, stream_end - start, streamed)
                         unstalled = stream_end + shift + drain
                         counts[SHIFT] += shift
                         counts[DRAIN_C] += drain
@@ -247,7 +244,7 @@ def timeline(p, batch_sizes, row_out, row_in, col_out, col_in, first_writes, fol
                     # --- its folds, back to back
                     counts[COMPUTE] += count * streamed
                     if period < 1:
-                        shift, drain = gap(p, streamed)
+                        shift, drain = gap(p, streamed, streamed)
                         counts[SHIFT] += (count - 1) * shift
                         counts[DRAIN_C] += (count - 1) * drain
                         start = first + (count - 1) * (streamed + shift + drain)
@@ -257,7 +254,7 @@ def timeline(p, batch_sizes, row_out, row_in, col_out, col_in, first_writes, fol
                             done[0] = first + tail  # request 0, the preload: rows long, fired at first - rows
                         for fold in range(count):
                             if fold > 0:
-                                shift, drain = gap(p, stream_end - start)
+                                shift, drain = gap(p, stream_end - start, streamed)
                                 counts[SHIFT] += shift
                                 counts[DRAIN_C] += drain
                                 first = stream_end + shift + drain
@@ -290,10 +287,14 @@ def timeline(p, batch_sizes, row_out, row_in, col_out, col_in, first_writes, fol
 
 
 @kernel
-def gap(p, streamed):
-    """Cycles between the end of a fold's stream of `streamed` cycles and the next start: (weight shift, drain)."""
+def gap(p, streamed, following):
+    """Cycles between the end of a fold's stream and the next fold's start: (weight shift, drain).
+
+    streamed: cycles of the fold's stream, waits for the queue included; following: cycles of the next one's.
+    """
     if p[FLOW] == OS:
-        return 0, max(p[ROWS] - streamed, 0) if p[DRAIN] == OVERLAPPED else p[TAIL]
+        # The next fold may not finish before this one's results have left the drain register, R edges later.
+        return 0, max(p[ROWS] - following, 0) if p[DRAIN] == OVERLAPPED else p[TAIL]
     if p[BUFFERS] == 2:
         return max(p[ROWS] - streamed, 0), 0
     return p[ROWS], p[TAIL]
@@ -321,17 +322,20 @@ def count_step(p, counts, count, m_t, k_t, n_t, cover, folds):
     across, triangle = p[COLS] * p[ACT_HOP] + p[IN_REG], rows * (rows + 1) // 2
     down_in, down_out = rows * p[PSUM_HOP] + p[IN_REG], rows * p[PSUM_HOP] + p[OUT_REG]
     if p[FLOW] == WS:
-        weights, tall, wide = folds[1], folds[2], folds[3]
-        slots, inputs, weight_reads, writes = m_t * weights, m_t * folds[4], weights, m_t * wide
-        counts[IN_HOPS] += m_t * tall * across
+        weights, wide = folds[1], folds[2]
+        slots, inputs, weight_reads, writes = m_t * weights, m_t * folds[3], weights, m_t * wide
+        counts[IN_HOPS] += inputs * across
         counts[W_HOPS] += wide * triangle
         counts[P_HOPS] += m_t * wide * down_out
     elif p[FLOW] == OS:
         folds_m, folds_n = (m_t + rows - 1) // rows, (n_t + p[COLS] - 1) // p[COLS]
         slots, inputs, weight_reads, writes = m_t * k_t * n_t, m_t * cover * folds_n, k_t * n_t * folds_m, m_t * n_t
-        counts[IN_HOPS] += m_t * k_t * folds_n * across
+        counts[IN_HOPS] += inputs * across
         counts[W_HOPS] += n_t * k_t * folds_m * down_in
-        counts[P_HOPS] += m_t * n_t * (p[OUT_REG] + (0 if p[DRAIN] == IN_PLACE else rows))
+        # A result of row i leaves through R - i registers, its own included.
+        rest = m_t % rows
+        moves = 0 if p[DRAIN] == IN_PLACE else m_t // rows * triangle + rest * rows - rest * (rest - 1) // 2
+        counts[P_HOPS] += n_t * (moves + m_t * p[OUT_REG])
     else:
         folds_k, folds_m = (k_t + rows - 1) // rows, (m_t + p[COLS] - 1) // p[COLS]
         slots, inputs, weight_reads, writes = m_t * k_t * n_t, k_t * m_t, k_t * n_t * folds_m, m_t * n_t * folds_k

@@ -89,7 +89,7 @@ def brick_row(p, batch, times, row_out, row_in, col_out, col_in):
 @kernel
 def fold_time(p, streamed):
     """Cycles from one fold's start to the next's when nothing stalls."""
-    shift, drain = gap(p, streamed)
+    shift, drain = gap(p, streamed, streamed)
     return streamed + shift + drain
 
 

@@ -125,7 +125,7 @@ class Problem:
         col_out, col_in = touched(*self.horizontal, columns)
         p = self.parameters(tiling)
         groups = self.gemm.groups if p[kernel.SKIPS] else 1
-        folds = np.zeros((groups, -(-self.gemm.k // int(p[kernel.TILE_K])), -(-self.gemm.n // int(p[kernel.TILE_N])), 5),
+        folds = np.zeros((groups, -(-self.gemm.k // int(p[kernel.TILE_K])), -(-self.gemm.n // int(p[kernel.TILE_N])), 4),
                          dtype=np.int64)
         if p[kernel.FLOW] == kernel.WS:
             kernel.count_folds(p, self.blocks, folds)

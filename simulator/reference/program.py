@@ -143,7 +143,7 @@ def load_bits(load: Load, operands: Operands, layer: LayerTrace, machine: Machin
         return input_box(operands, load.tile).size * layer.input_bits, 0
     values = sum(len(fold_k) * len(fold_n) for fold_k, fold_n in executed_weights(load, program, machine))
     metadata = values * operands.metadata_bits
-    if machine.array.skip_zero_blocks:
+    if machine.array.skip_zero_blocks and layer.packed_weight is not None:
         metadata += -(-len(load.tile.k) // machine.array.rows) * -(-len(load.tile.n) // machine.array.cols)
     return values * layer.weight_bits, metadata
 
