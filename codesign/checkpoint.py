@@ -45,8 +45,12 @@ def load_checkpoint(directory: str | Path) -> dict[str, Any]:
     path = Path(directory) / FILE
     header, arrays = files.load(path, "checkpoint", MADE_BY)
     if header.get("schema") != SCHEMA:
-        raise InputError(f"schema {header.get('schema')}", where=str(path), expected=f"schema {SCHEMA}",
-                         fix="use the version of espalier that wrote it, or start the run again")
+        raise InputError(
+            f"schema {header.get('schema')}",
+            where=str(path),
+            expected=f"schema {SCHEMA}",
+            fix="use the version of espalier that wrote it, or start the run again",
+        )
     state = _fill(header["state"], {name: from_numpy(array) for name, array in arrays.items()})
     assert isinstance(state, dict)  # save_checkpoint takes a mapping, and the checksum has been checked
     return state
@@ -59,8 +63,12 @@ def _strip(value: Any, path: str, tensors: dict[str, Any]) -> Any:
         return {"tensor": path}
     if isinstance(value, Mapping):
         # A list of pairs: keys of an optimizer's state are integers, which JSON would turn into texts.
-        return {"items": [[_strip(key, f"{path}/key", tensors), _strip(item, f"{path}/{key}", tensors)]
-                          for key, item in value.items()]}
+        return {
+            "items": [
+                [_strip(key, f"{path}/key", tensors), _strip(item, f"{path}/{key}", tensors)]
+                for key, item in value.items()
+            ]
+        }
     if isinstance(value, list | tuple):
         items = [_strip(item, f"{path}/{index}", tensors) for index, item in enumerate(value)]
         return {"tuple" if isinstance(value, tuple) else "list": items}
@@ -73,7 +81,7 @@ def _fill(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     """The inverse of `_strip`."""
     if not isinstance(value, dict):
         return value
-    (kind, content), = value.items()
+    ((kind, content),) = value.items()
     if kind == "tensor":
         return tensors[content]
     if kind == "items":

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import click
 
 from . import cli_check, cli_simulate, cli_sweep, cli_train
+from .cli_common import example
 
 COMMANDS: tuple[click.Command, ...] = (
     cli_train.train,
@@ -37,9 +38,28 @@ class InOrder(click.Group):
         return list(self.commands)
 
 
-@click.group(cls=InOrder, commands={str(command.name): command for command in COMMANDS},
-             context_settings={"help_option_names": ["-h", "--help"]}, epilog="\b\nExample:\n  espalier train\n  espalier evaluate runs/demo --machine nm_array")
-@click.version_option(package_name="espalier-codesign", prog_name="espalier")
+def _print_version(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        from .cli_check import version
+
+        click.echo(f"espalier {version('espalier-codesign')}")
+        context.exit()
+
+
+@click.group(
+    cls=InOrder,
+    commands={str(command.name): command for command in COMMANDS},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    epilog=example("espalier train", "espalier evaluate runs/demo --machine nm_array"),
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
 def espalier() -> None:
     """Train and prune networks to fit an accelerator, and simulate how they run on it.
 
@@ -51,7 +71,9 @@ def espalier() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `espalier` with these arguments (default: the process's) and return its exit status."""
     try:
-        status = espalier.main(args=None if arguments is None else list(arguments), prog_name="espalier", standalone_mode=False)
+        status = espalier.main(
+            args=None if arguments is None else list(arguments), prog_name="espalier", standalone_mode=False
+        )
         return status if isinstance(status, int) else 0
     except click.Abort:  # click turns Ctrl-C into this
         print("stopped; what was done is kept", file=sys.stderr)
@@ -67,10 +89,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def run() -> None:
-    """The console script."""
-    sys.exit(main())
-
-
 if __name__ == "__main__":
-    run()
+    sys.exit(main())

@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ from .cli_common import JSON, example, print_json
 
 PACKAGES = ("simulator", "models", "codesign", "sweeps")
 CORE = ("torch", "numpy", "numba", "scipy", "networkx", "safetensors", "pydantic", "click", "rich")
-EXTRAS = {"tensorboard": "tensorboard", "onnx": "onnx", "cluster": "distributed", "search": "optuna", "report": "plotly"}
-"""Optional feature -> the package that it needs."""
 TRAINING_KEYS = frozenset({"data", "model", "train", "prune", "hardware", "output"})
 STUDY_KEYS = frozenset({"workloads", "machines", "axes", "objectives"})
 
 
-@click.command(epilog=example("espalier check my_machine.toml", "espalier check runs/demo/model/model.safetensors"))
+@click.command(
+    short_help="Validate any input file.",
+    epilog=example("espalier check my_machine.toml", "espalier check runs/demo/model/model.safetensors"),
+)
 @click.argument("file")
 @JSON
 def check(file: str, as_json: bool) -> None:
@@ -73,22 +75,20 @@ def _toml(path: Path) -> tuple[str, str]:
     if isinstance(table.get("model"), str) or "base" in table:
         return _machine(path)
     if STUDY_KEYS & table.keys():
-        study = sweep_study(path)
+        from sweeps.space import load_study
+
+        study = load_study(path)
         return "study", f"{study.size} configurations"
     if TRAINING_KEYS & table.keys():
         from .config import load_config
 
         config = load_config(str(path))
         return "training configuration", f"{config.name}, {config.train.epochs} epochs"
-    raise InputError("neither a machine, a study nor a training configuration", where=str(path),
-                     expected="a machine's model or base, a study's axes, or sections such as [train] and [prune]")
-
-
-def sweep_study(path: Path) -> Any:
-    """The study in a file."""
-    from .cli_sweep import sweep_module
-
-    return sweep_module("space").load_study(path)
+    raise InputError(
+        "neither a machine, a study nor a training configuration",
+        where=str(path),
+        expected="a machine's model or base, a study's axes, or sections such as [train] and [prune]",
+    )
 
 
 def _machine(path: Path) -> tuple[str, str]:
@@ -133,7 +133,9 @@ def _json(path: Path) -> tuple[str, str]:
     return path.stem, f"{len(read_json(path))} fields, checksum right"
 
 
-@click.command(epilog=example("espalier doctor"))
+@click.command(
+    short_help="Print versions, paths, caches, devices.", epilog=example("espalier doctor", "espalier doctor --json")
+)
 @JSON
 def doctor(as_json: bool) -> None:
     """Print versions, where the packages come from, caches, devices and optional features."""
@@ -154,23 +156,36 @@ def diagnosis() -> dict[str, Any]:
     """What `espalier doctor --json` prints."""
     return {
         "schema": 1,
-        "espalier": _version("espalier-codesign"),
+        "espalier": version("espalier-codesign"),
         "python": f"{platform.python_version()} at {sys.executable}",
         "platform": platform.platform(),
         "paths": {name: _place(name) for name in PACKAGES},
-        "versions": {name: _version(name) for name in CORE},
-        "extras": {name: _version(needed) if importlib.util.find_spec(needed) else f"no (needs {needed})"
-                   for name, needed in EXTRAS.items()},
+        "versions": {name: version(name) for name in CORE},
+        "extras": _extras(),
         "device": _device(),
         "caches": {"numba": _numba_cache()},
     }
 
 
-def _version(name: str) -> str:
+def version(name: str) -> str:
+    """The installed version of a distribution."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed" if importlib.util.find_spec(name.replace("-", "_")) is None else "installed without metadata"
+        return "not installed"
+
+
+def _extras() -> dict[str, str]:
+    """Extra -> the versions of what it needs, as the installed distribution's own metadata name it."""
+    try:
+        requirements = importlib.metadata.requires("espalier-codesign") or []
+    except importlib.metadata.PackageNotFoundError:
+        return {"unknown": "espalier is not installed, it runs from its source tree"}
+    found: dict[str, list[str]] = {}
+    for requirement in requirements:
+        if match := re.match(r"([\w.-]+).*extra == ['\"]([\w-]+)['\"]", requirement):
+            found.setdefault(match[2], []).append(f"{match[1]} {version(match[1])}")
+    return {extra: ", ".join(needed) for extra, needed in sorted(found.items())}
 
 
 def _place(name: str) -> str:
@@ -184,14 +199,16 @@ def _device() -> dict[str, Any]:
     import torch
 
     cuda = torch.cuda.is_available()
-    return {"cpus": os.cpu_count(), "threads": torch.get_num_threads(), "cuda": torch.cuda.get_device_name(0) if cuda else "none"}
+    return {
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name(0) if cuda else "none",
+    }
 
 
 def _numba_cache() -> str:
-    from numba import config
-
-    if config.CACHE_DIR:
-        return f"{config.CACHE_DIR} (NUMBA_CACHE_DIR)"
+    if chosen := os.environ.get("NUMBA_CACHE_DIR"):
+        return f"{chosen} (NUMBA_CACHE_DIR)"
     place = Path(_place("simulator")) / "machines" / "__pycache__"
     writable = os.access(place if place.is_dir() else place.parent, os.W_OK)
     return f"{place}" if writable else "the user's cache folder, since the package's own is not writable"

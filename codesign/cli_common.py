@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import click
 
@@ -32,15 +32,18 @@ def message(text: str) -> None:
     click.echo(text, err=True)
 
 
+TEXT_COLUMNS = ("model", "description", "structure", "where the cycles went")
+
+
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], last_is_total: bool = False) -> None:
-    """A table on stdout; the first column is aligned left, the others right."""
+    """A table on stdout; the first column and TEXT_COLUMNS are aligned left, the others right."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+        table.add_column(column, justify="left" if index == 0 or column in TEXT_COLUMNS else "right", no_wrap=True)
     listed = list(rows)
     for index, row in enumerate(listed):
         table.add_row(*row, end_section=last_is_total and index == len(listed) - 2)
@@ -83,12 +86,17 @@ class Bar:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._console = Console(stderr=True, highlight=False, markup=False)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.3f}"),
-                   TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}"),
+            TimeRemainingColumn(),
+        )
         self._bar = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
         self._task = self._bar.add_task("", total=1, loss=0.0)
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
@@ -104,8 +112,10 @@ class Bar:
         if row["event"] == "selection":
             text = f"selection at step {row['step']}: {100 * row['sparsity']:.1f} % of the weights go"
         else:
-            text = (f"epoch {row['epoch']}: loss {row['train_loss']:.3f}, validation accuracy {row['validation_accuracy']:.2f} %, "
-                    f"weights pruned {100 * row['weight_sparsity']:.1f} %")
+            text = (
+                f"epoch {row['epoch']}: loss {row['train_loss']:.3f}, validation accuracy {row['validation_accuracy']:.2f} %, "
+                f"weights pruned {100 * row['weight_sparsity']:.1f} %"
+            )
             for name, cost in row.get("machines", {}).items():
                 text += f", {name} {cost['cycles']:,} cycles ({cost['cycles'] / cost['dense_cycles']:.2f} of dense)"
         self._bar.console.print(text)
@@ -113,10 +123,33 @@ class Bar:
 
 def print_reports(reports: Sequence[Mapping[str, Any]]) -> None:
     """A summary of reports in their JSON form, a row per machine."""
-    rows = [[report["machine"], counted(report["total"]["cycles"]), counted(report["dense"]["cycles"]), ratio(report["speedup"]),
-             energy(report["total"]["energy_pj"]), ratio(report["energy_ratio"]), f"{100 * report['total']['utilisation']:.1f}%",
-             causes(report["total"]["cycles_by_cause"])] for report in reports]
-    print_table("", ("machine", "cycles", "dense cycles", "speed-up", "energy", "energy gain", "utilisation", "where the cycles went"), rows)
+    rows = [
+        [
+            report["machine"],
+            counted(report["total"]["cycles"]),
+            counted(report["dense"]["cycles"]),
+            ratio(report["speedup"]),
+            energy(report["total"]["energy_pj"]),
+            ratio(report["energy_ratio"]),
+            f"{100 * report['total']['utilisation']:.1f}%",
+            causes(report["total"]["cycles_by_cause"]),
+        ]
+        for report in reports
+    ]
+    print_table(
+        "",
+        (
+            "machine",
+            "cycles",
+            "dense cycles",
+            "speed-up",
+            "energy",
+            "energy gain",
+            "utilisation",
+            "where the cycles went",
+        ),
+        rows,
+    )
 
 
 def print_layers(report: Mapping[str, Any], dense: Mapping[str, Any] | None) -> None:
@@ -127,16 +160,52 @@ def print_layers(report: Mapping[str, Any], dense: Mapping[str, Any] | None) -> 
         total = layer["total"]
         groups = f" /{layer['groups']}" if layer["groups"] > 1 else ""
         before = beside.get(layer["name"])
-        rows.append([layer["name"], f"{layer['m']}x{layer['k']}x{layer['n']}{groups}", layer["structure"],
-                     f"{layer['weight_density']:.3f}", f"{layer['input_density']:.3f}", counted(total["cycles"]),
-                     ratio(before["cycles"] / total["cycles"]) if before and total["cycles"] else "-", energy(total["energy_pj"]),
-                     f"{100 * total['utilisation']:.1f}%", causes(total["cycles_by_cause"])])
+        rows.append(
+            [
+                layer["name"],
+                f"{layer['m']}x{layer['k']}x{layer['n']}{groups}",
+                layer["structure"],
+                f"{layer['weight_density']:.3f}",
+                f"{layer['input_density']:.3f}",
+                counted(total["cycles"]),
+                ratio(before["cycles"] / total["cycles"]) if before and total["cycles"] else "-",
+                energy(total["energy_pj"]),
+                f"{100 * total['utilisation']:.1f}%",
+                causes(total["cycles_by_cause"]),
+            ]
+        )
     total = report["total"]
-    rows.append(["total", "", "", "", "", counted(total["cycles"]), ratio(report["speedup"]), energy(total["energy_pj"]),
-                 f"{100 * total['utilisation']:.1f}%", causes(total["cycles_by_cause"])])
-    print_table(f"{report['machine']} at {report['clock_hz'] / 1e6:g} MHz", (
-        "layer", "m x k x n", "structure", "weights", "inputs", "cycles", "speed-up", "energy", "utilisation", "where the cycles went"),
-        rows, last_is_total=True)
+    rows.append(
+        [
+            "total",
+            "",
+            "",
+            "",
+            "",
+            counted(total["cycles"]),
+            ratio(report["speedup"]),
+            energy(total["energy_pj"]),
+            f"{100 * total['utilisation']:.1f}%",
+            causes(total["cycles_by_cause"]),
+        ]
+    )
+    print_table(
+        f"{report['machine']} at {report['clock_hz'] / 1e6:g} MHz",
+        (
+            "layer",
+            "m x k x n",
+            "structure",
+            "weights",
+            "inputs",
+            "cycles",
+            "speed-up",
+            "energy",
+            "utilisation",
+            "where the cycles went",
+        ),
+        rows,
+        last_is_total=True,
+    )
 
 
 def listed(callback: Callable[[], str]) -> Any:
@@ -147,5 +216,11 @@ def listed(callback: Callable[[], str]) -> Any:
             click.echo(callback())
             context.exit()
 
-    return click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=show,
-                        help="List the shipped configurations and stop.")
+    return click.option(
+        "--list",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=show,
+        help="List the shipped configurations and stop.",
+    )

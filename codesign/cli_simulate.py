@@ -13,12 +13,19 @@ import click
 from .cli_common import JSON, MACHINE_HELP, example, message, print_json, print_layers, print_reports, print_table
 
 
-@click.command(epilog=example("espalier simulate runs/demo/trace.safetensors --machine nm_array",
-                              "espalier simulate resnet18.csv --machine scalesim_ws --reports out --json"))
+@click.command(
+    short_help="Simulate a trace or a SCALE-Sim csv.",
+    epilog=example(
+        "espalier simulate runs/demo/trace.safetensors --machine nm_array",
+        "espalier simulate resnet18.csv --machine scalesim_ws --reports out --json",
+    ),
+)
 @click.argument("workload")
 @click.option("--machine", "machine_name", required=True, metavar="M", help=MACHINE_HELP)
 @click.option("--gemm", is_flag=True, help="The topology csv is in SCALE-Sim's gemm form (Layer, M, N, K).")
-@click.option("--reports", type=click.Path(file_okay=False), metavar="DIR", help="Write SCALE-Sim's csv reports into DIR.")
+@click.option(
+    "--reports", type=click.Path(file_okay=False), metavar="DIR", help="Write SCALE-Sim's csv reports into DIR."
+)
 @JSON
 def simulate(workload: str, machine_name: str, gemm: bool, reports: str | None, as_json: bool) -> None:
     """Simulate a trace or a SCALE-Sim topology csv on one machine."""
@@ -26,14 +33,16 @@ def simulate(workload: str, machine_name: str, gemm: bool, reports: str | None, 
     from simulator import simulate as run
 
     machine = load_machine(machine_name)
-    trace = read_workload(workload, machine_name, gemm)
+    trace = read_workload(workload, machine_name, gemm, getattr(machine.array, "convention", "pytorch"))
+    for note in trace.provenance.get("notes", ()):
+        message(f"{workload}: {note}")
     found = run(trace, machine)
     if reports is not None:
-        from simulator.importers.scalesim import write_reports
+        from simulator.importers.scalesim_reports import write_reports
 
         write_reports(found, reports)
         message(f"SCALE-Sim reports: {reports}")
-    table = {"schema": 1, "machines": [found.to_dict()]}
+    table: dict[str, Any] = {"schema": 1, "machines": [found.to_dict()]}
     if as_json:
         print_json(table)
         return
@@ -41,27 +50,39 @@ def simulate(workload: str, machine_name: str, gemm: bool, reports: str | None, 
     print_reports(table["machines"])
 
 
-def read_workload(path: str, machine_name: str, gemm: bool) -> Any:
-    """The Trace of a file.  Raises InputError for a file that is missing or of no kind that is known."""
+def read_workload(path: str, machine_name: str, gemm: bool, convention: str) -> Any:
+    """The Trace of a file; convention: whose output sizes a csv has, "pytorch" or "scalesim".  Raises InputError for a file that is missing or of no kind that is known."""
     from simulator import Trace
     from simulator.errors import InputError
 
     given = Path(path)
     if given.is_dir():
-        raise InputError("is a directory", where=path, expected="a trace or a SCALE-Sim topology csv",
-                         fix=f"for a network use: espalier evaluate {path} --machine {machine_name}")
+        raise InputError(
+            "is a directory",
+            where=path,
+            expected="a trace or a SCALE-Sim topology csv",
+            fix=f"for a network use: espalier evaluate {path} --machine {machine_name}",
+        )
     if not given.is_file():
         raise InputError("no such file", where=path, expected="a trace or a SCALE-Sim topology csv")
     if given.suffix.lower() != ".csv":
         if gemm:
-            raise InputError("--gemm with a file that is no csv", where=path, expected="a SCALE-Sim topology csv", fix="leave out --gemm")
+            raise InputError(
+                "--gemm with a file that is no csv",
+                where=path,
+                expected="a SCALE-Sim topology csv",
+                fix="leave out --gemm",
+            )
         return Trace.load(path)
     from simulator.importers.scalesim import read_topology
 
-    return read_topology(path, gemm=gemm, machine=machine_name)
+    return read_topology(path, gemm=gemm, convention=convention)
 
 
-@click.command(epilog=example("espalier machines", "espalier machines nm_array", "espalier machines 'systolic_ws?rows=8&cols=32'"))
+@click.command(
+    short_help="List the machines, or print one.",
+    epilog=example("espalier machines", "espalier machines nm_array", "espalier machines 'systolic_ws?rows=8&cols=32'"),
+)
 @click.argument("name", required=False)
 @JSON
 def machines(name: str | None, as_json: bool) -> None:
@@ -81,8 +102,11 @@ def machines(name: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"schema": 1, "machines": [_finite(machine.to_dict()) for machine in loaded]})
         return
-    print_table("", ("machine", "model", "MACs/cycle", "description"),
-                [(m.name, m.model, str(m.array.peak_macs_per_cycle), m.description) for m in loaded])
+    print_table(
+        "",
+        ("machine", "model", "MACs/cycle", "description"),
+        [(m.name, m.model, str(m.array.peak_macs_per_cycle), m.description) for m in loaded],
+    )
 
 
 def _finite(fields: dict[str, Any]) -> dict[str, Any]:

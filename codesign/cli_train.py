@@ -24,16 +24,32 @@ def _shipped() -> str:
     return "\n".join(lines)
 
 
-@click.command(epilog=example("espalier train", "espalier train demo --set train.epochs=3 --set seed=1 --out runs/short",
-                              "espalier train --resume --out runs/short"))
+@click.command(
+    short_help="Train a network, prune it to fit a machine, score it.",
+    epilog=example(
+        "espalier train",
+        "espalier train demo --set train.epochs=3 --set seed=1 --out runs/short",
+        "espalier train --resume --out runs/short",
+    ),
+)
 @click.argument("config", required=False)
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value, by its dotted key; repeatable. data=... is data.source=...")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a value, by its dotted key; repeatable. data=... is data.source=...",
+)
 @click.option("--out", type=click.Path(file_okay=False), help="The run directory.  [default: runs/NAME, numbered]")
-@click.option("--resume", is_flag=True, help="Continue the run in --out, or the latest of this name, where it was stopped.")
+@click.option(
+    "--resume", is_flag=True, help="Continue the run in --out, or the latest of this name, where it was stopped."
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @listed(_shipped)
 @JSON
-def train(config: str | None, overrides: tuple[str, ...], out: str | None, resume: bool, device: str, as_json: bool) -> None:
+def train(
+    config: str | None, overrides: tuple[str, ...], out: str | None, resume: bool, device: str, as_json: bool
+) -> None:
     """Train a network, prune it to fit a machine, export it and score it.
 
     CONFIG is a TOML file or the name of a shipped configuration (see --list); without one it is `demo`. A run that was
@@ -43,7 +59,11 @@ def train(config: str | None, overrides: tuple[str, ...], out: str | None, resum
     from .run_directory import free_directory, latest_directory
 
     # A run to resume has its own configuration, which one given here must equal.
-    given = None if resume and config is None and not overrides and out is not None else load_config(config or "demo", overrides)
+    given = (
+        None
+        if resume and config is None and not overrides and out is not None
+        else load_config(config or "demo", overrides)
+    )
     if out is None:
         assert given is not None
         out = str(latest_directory(given.name) if resume else free_directory(given.name))
@@ -56,8 +76,10 @@ def train(config: str | None, overrides: tuple[str, ...], out: str | None, resum
         print_json(result.table)
         return
     table = result.table
-    click.echo(f"{table['name']}, seed {table['seed']}: {table['accuracy']:.2f} % of the test images right, "
-               f"{100 * table['weight_sparsity']:.1f} % of the weights pruned, {table['training']['seconds']:.0f} s")
+    click.echo(
+        f"{table['name']}, seed {table['seed']}: {table['accuracy']:.2f} % of the test images right, "
+        f"{100 * table['weight_sparsity']:.1f} % of the weights pruned, {table['training']['seconds']:.0f} s"
+    )
     if table["machines"]:
         print_reports(table["machines"])
     click.echo(f"run directory: {table['run']}")
@@ -66,12 +88,19 @@ def train(config: str | None, overrides: tuple[str, ...], out: str | None, resum
         click.echo(f"report: {page}")
 
 
-@click.command(epilog=example("espalier evaluate runs/demo --machine nm_array --machine systolic_ws",
-                              "espalier evaluate runs/demo/model --machine 'nm_array?rows=32&cols=32' --data fashion-mnist-mini --json"))
+@click.command(
+    short_help="Score a network on machines, beside itself dense.",
+    epilog=example(
+        "espalier evaluate runs/demo --machine nm_array --machine systolic_ws",
+        "espalier evaluate runs/demo/model --machine 'nm_array?rows=32&cols=32' --data fashion-mnist-mini --json",
+    ),
+)
 @click.argument("model")
 @click.option("--machine", "machines", multiple=True, required=True, metavar="M", help=f"{MACHINE_HELP} Repeatable.")
 @click.option("--data", metavar="NAME_OR_DIR", help="Measure the accuracy on the test images of this set too.")
-@click.option("--build", metavar="MODULE:NAME", help="The network's builder, where it is code of your own that you trust.")
+@click.option(
+    "--build", metavar="MODULE:NAME", help="The network's builder, where it is code of your own that you trust."
+)
 @JSON
 def evaluate(model: str, machines: tuple[str, ...], data: str | None, build: str | None, as_json: bool) -> None:
     """Score a network on one or more machines, against the same network dense.
@@ -94,7 +123,7 @@ def evaluate(model: str, machines: tuple[str, ...], data: str | None, build: str
         click.echo(f"accuracy: {found.accuracy:.2f} %")
 
 
-@click.command(epilog=example("espalier report runs/demo"))
+@click.command(short_help="Write an HTML report again.", epilog=example("espalier report runs/demo"))
 @click.argument("run_or_db", metavar="RUN_OR_DB")
 @JSON
 def report(run_or_db: str, as_json: bool) -> None:
@@ -111,9 +140,9 @@ def report(run_or_db: str, as_json: bool) -> None:
 
         page = write_report(path)
     elif path.is_file():
-        from .cli_sweep import sweep_module
+        from sweeps.report import write
 
-        page = sweep_module("report").write_report(path)
+        page = write(path, path.with_suffix(".html"))
     else:
         raise InputError("no such file or directory", where=run_or_db, expected="a run directory or a sweep's database")
     if as_json:

@@ -35,7 +35,7 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    """Which images.  load, split and batches are `package.module:function` as in models/data.py and models/batching.py."""
+    """Which images.  load, split and batches are `module:function` as in models/data.py, models/batching.py."""
 
     source: str = "fashion-mnist-mini"
     validation: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
@@ -87,14 +87,19 @@ class PruneConfig(Section):
 
 
 class HardwareConfig(Section):
-    """The machine that chooses: budget as a share of the dense network's latency or energy on it."""
+    """The machine that chooses, as codesign.cost.HardwareCost has it: targets are shares of the dense network's."""
 
     machine: str = "nm_array"
     target_latency: Annotated[float | None, Field(gt=0.0, le=1.0)] = None
     target_energy: Annotated[float | None, Field(gt=0.0, le=1.0)] = None
-    candidates: Texts = ("dense", "2:4", "1:4", "block 16x16", "channel")
-    densities: Annotated[tuple[float, ...] | None, Field(strict=False)] = None
-    """Densities of the candidates that fix none of their own; None = the default of HardwareCost."""
+    candidates: Texts | None = None
+    """Structures to choose from; None = all that the machine gains from."""
+    densities: Numbers | None = None
+    """Shares kept by candidates that fix none of their own; None = the default of HardwareCost."""
+    objective: str = "fisher_log"
+    finalists: Annotated[int, Field(ge=1)] = 6
+    judge_steps: Annotated[int, Field(ge=0)] = 60
+    """Training steps that each finalist gets before validation images decide; 0 = the predicted damage decides."""
     select_at: Annotated[tuple[float, ...], Field(strict=False, min_length=1)] = (0.25,)
     """Progress through training, 0 to 1, at which the structures are chosen; several = several events."""
 
@@ -145,6 +150,26 @@ class TrainConfig(Section):
         return write_toml(self.model_dump(exclude_none=True))
 
 
+def hardware_cost(config: TrainConfig, judge: Any = None) -> Any:
+    """The HardwareCost that [hardware] asks for, or None without one.  Raises InputError where it makes no sense."""
+    hardware = config.hardware
+    if hardware is None:
+        return None
+    from .candidates import DENSITIES
+    from .cost import HardwareCost
+
+    return HardwareCost(
+        hardware.machine,
+        target_latency=hardware.target_latency,
+        target_energy=hardware.target_energy,
+        candidates=hardware.candidates,
+        densities=DENSITIES if hardware.densities is None else hardware.densities,
+        objective=hardware.objective,
+        finalists=hardware.finalists,
+        judge=judge,
+    )
+
+
 def shipped_names() -> list[str]:
     """Names of the configurations that come with the package."""
     return sorted(path.stem for path in SHIPPED.glob("*.toml"))
@@ -156,8 +181,12 @@ def config_path(name_or_path: str) -> Path:
     if path.suffix != ".toml" and (SHIPPED / f"{name_or_path}.toml").is_file():
         return SHIPPED / f"{name_or_path}.toml"
     if not path.is_file():
-        raise InputError(f"no training configuration {name_or_path!r}", where="train",
-                         expected="a .toml file or a shipped name", fix=nearest(name_or_path, shipped_names()))
+        raise InputError(
+            f"no training configuration {name_or_path!r}",
+            where="train",
+            expected="a .toml file or a shipped name",
+            fix=nearest(name_or_path, shipped_names()),
+        )
     return path
 
 
@@ -200,7 +229,9 @@ def _override(table: dict[str, Any], item: str) -> tuple[str, ...]:
     key, equals, value = item.partition("=")
     parts = tuple(part.strip() for part in key.split("."))
     if not equals or not all(parts):
-        raise InputError(f"--set {item!r}", expected="KEY=VALUE with a dotted key", fix="for example --set train.epochs=3")
+        raise InputError(
+            f"--set {item!r}", expected="KEY=VALUE with a dotted key", fix="for example --set train.epochs=3"
+        )
     if parts == ("data",):
         parts = ("data", "source")
     try:
@@ -211,15 +242,16 @@ def _override(table: dict[str, Any], item: str) -> tuple[str, ...]:
     for part in parts[:-1]:
         inner = inner.setdefault(part, {})
         if not isinstance(inner, dict):
-            raise InputError(f"--set {item!r}: {part!r} holds a value, not a section", expected="a dotted key",
-                             fix="for example --set train.epochs=3")
+            raise InputError(
+                f"--set {item!r}: {part!r} holds a value, not a section",
+                expected="a dotted key",
+                fix="for example --set train.epochs=3",
+            )
     inner[parts[-1]] = parsed
     return parts
 
 
-def _explain(
-    error: ValidationError, where: str, text: str, sources: Mapping[tuple[str, ...], str]
-) -> list[InputError]:
+def _explain(error: ValidationError, where: str, text: str, sources: Mapping[tuple[str, ...], str]) -> list[InputError]:
     """pydantic's errors in our form; the alternatives of a union become one message."""
     found: dict[tuple[str, ...], InputError] = {}
     for item in error.errors():
@@ -240,9 +272,16 @@ def _explain(
 
 def _expected(item: Any) -> str:
     words = {
-        "int_type": "an integer", "int_from_float": "an integer", "float_type": "a number", "string_type": "a text",
-        "bool_type": "true or false", "dict_type": "a table", "model_type": "a table", "tuple_type": "a list",
-        "model_attributes_type": "a table", "finite_number": "a finite number",
+        "int_type": "an integer",
+        "int_from_float": "an integer",
+        "float_type": "a number",
+        "string_type": "a text",
+        "bool_type": "true or false",
+        "dict_type": "a table",
+        "model_type": "a table",
+        "tuple_type": "a list",
+        "model_attributes_type": "a table",
+        "finite_number": "a finite number",
     }
     if item["type"] in words:
         return words[item["type"]]
@@ -311,7 +350,6 @@ def _check_meaning(
 ) -> list[InputError]:
     """Mistakes that only the parts themselves can see: names of machines, structures, schedules, criteria."""
     from simulator.hardware import load_machine
-    from simulator.structure import parse
 
     errors: list[InputError] = []
 
@@ -325,17 +363,16 @@ def _check_meaning(
         check(("output", "machines"), lambda machine=machine: load_machine(machine))
     if config.hardware is not None:
         hardware = config.hardware
-        check(("hardware", "machine"), lambda: load_machine(hardware.machine))
-        for index, candidate in enumerate(hardware.candidates):
-            check(("hardware", f"candidates[{index}]"), lambda candidate=candidate: parse(candidate))
-        if (hardware.target_latency is None) == (hardware.target_energy is None):
-            errors.append(InputError("needs one target", where=_place(("hardware",), where, text, sources),
-                                     expected="either target_latency or target_energy, a share of the dense network's"))
+        check(("hardware",), lambda: hardware_cost(config))
         for event in hardware.select_at:
             if not 0.0 <= event <= 1.0:
-                errors.append(InputError(f"hardware.select_at = {event}",
-                                         where=_place(("hardware", "select_at"), where, text, sources),
-                                         expected="progress through training, 0 to 1"))
+                errors.append(
+                    InputError(
+                        f"hardware.select_at = {event}",
+                        where=_place(("hardware", "select_at"), where, text, sources),
+                        expected="progress through training, 0 to 1",
+                    )
+                )
     if config.prune is not None or config.hardware is not None:
         from .settings import PrunerConfig
 

@@ -60,8 +60,12 @@ def evaluate(
     else:
         trace, accuracy = _trace_file(path), None
         if data is not None:
-            raise InputError("a trace has no weights to measure an accuracy with", where=str(path),
-                             expected="a run or an exported directory with --data", fix="leave out --data")
+            raise InputError(
+                "a trace has no weights to measure an accuracy with",
+                where=str(path),
+                expected="a run or an exported directory with --data",
+                fix="leave out --data",
+            )
     return Evaluation(trace, [simulate(trace, machine) for machine in chosen], accuracy)
 
 
@@ -76,24 +80,38 @@ def load_network(path: Path, build: str | None = None) -> tuple[Exported, DataCo
         own = None if config is None or build is not None else config.model.build
         return load_exported(run.model, build or own), DataConfig() if config is None else config.data
     if run.config.is_file():
-        raise InputError("this run has not finished", where=str(path), expected="a run with a model/ directory",
-                         fix=f"finish it: espalier train --resume --out {path}")
-    raise InputError("neither a run nor an exported network", where=str(path),
-                     expected="a directory with config.toml and model/, or with architecture.json")
+        raise InputError(
+            "this run has not finished",
+            where=str(path),
+            expected="a run with a model/ directory",
+            fix=f"finish it: espalier train --resume --out {path}",
+        )
+    raise InputError(
+        "neither a run nor an exported network",
+        where=str(path),
+        expected="a directory with config.toml and model/, or with architecture.json",
+    )
 
 
 def accuracy_on(exported: Exported, source: str, how: DataConfig) -> float:
     """Percent of the test images of `source` that the network gets right."""
-    data = look_up(how.load, {}, "data.load")(source)
+    load: Any = look_up(how.load, {}, "data.load")
+    data = load(source)
     wanted, found = exported.architecture.input_shape[1:], tuple(data.test_images.shape[1:])
     if found != wanted:
-        raise InputError(f"images are {list(found)}", where=f"data {source!r}", expected=f"{list(wanted)}, as the network takes")
+        raise InputError(
+            f"images are {list(found)}", where=f"data {source!r}", expected=f"{list(wanted)}, as the network takes"
+        )
     known = exported.architecture.classes
     if known and len(data.classes) != len(known):
-        raise InputError(f"{len(data.classes)} classes", where=f"data {source!r}", expected=f"{len(known)}, as the network has")
-    batches = look_up(how.batches, {}, "data.batches")
+        raise InputError(
+            f"{len(data.classes)} classes", where=f"data {source!r}", expected=f"{len(known)}, as the network has"
+        )
+    batches: Any = look_up(how.batches, {}, "data.batches")
     scale = {"mean": exported.architecture.mean, "std": exported.architecture.std}
-    return accuracy_and_loss(exported.model, batches(data.test_images, data.test_labels, EVALUATION_BATCH, 0, 0, **scale))[0]
+    return accuracy_and_loss(
+        exported.model, batches(data.test_images, data.test_labels, EVALUATION_BATCH, 0, 0, **scale)
+    )[0]
 
 
 @torch.no_grad()
@@ -112,9 +130,16 @@ def accuracy_and_loss(model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]
 
 def _trace_file(path: Path) -> Trace:
     if path.suffix.lower() == ".onnx":
-        raise InputError("ONNX files are not supported yet", where=str(path), expected="a run directory, an exported directory or a trace",
-                         fix="load the network in PyTorch and write codesign.trace.trace_model(model, example).save(FILE)")
+        raise InputError(
+            "ONNX files are not supported yet",
+            where=str(path),
+            expected="a run directory, an exported directory or a trace",
+            fix="load the network in PyTorch and write codesign.trace.trace_model(model, example).save(FILE)",
+        )
     if not path.exists():
-        raise InputError("no such file or directory", where=str(path),
-                         expected="a run directory, an exported directory or a trace written by Trace.save")
+        raise InputError(
+            "no such file or directory",
+            where=str(path),
+            expected="a run directory, an exported directory or a trace written by Trace.save",
+        )
     return Trace.load(path)

@@ -27,6 +27,7 @@ from simulator.trace import PackedMask
 
 from .choice import StructureChoice
 from .lookup import look_up
+from .run_directory import write_whole
 from .trace import Activations, Mask, from_numpy, to_numpy, trace_model
 
 SCHEMA = 1
@@ -67,8 +68,9 @@ class Exported:
     def trace(self) -> Trace:
         """The network as it runs on one input, with its masks and what was measured of its activations."""
         example = torch.zeros(self.architecture.input_shape)
-        return trace_model(self.model, example, self.masks, self.architecture.structures, self.activations,
-                           provenance=self.provenance)
+        return trace_model(
+            self.model, example, self.masks, self.architecture.structures, self.activations, provenance=self.provenance
+        )
 
 
 def export(
@@ -127,14 +129,21 @@ def load_exported(directory: str | Path, build: str | Callable[..., nn.Module] |
     table = read_json(folder / "architecture.json")
     try:
         architecture = Architecture(
-            build=str(table["build"]), kwargs=dict(table["kwargs"]), input_shape=tuple(table["input_shape"]),
-            structures=dict(table["structures"]), mean=tuple(table["mean"]), std=tuple(table["std"]),
+            build=str(table["build"]),
+            kwargs=dict(table["kwargs"]),
+            input_shape=tuple(table["input_shape"]),
+            structures=dict(table["structures"]),
+            mean=tuple(table["mean"]),
+            std=tuple(table["std"]),
             classes=tuple(table["classes"]),
         )
         choices = tuple(StructureChoice(**row) for row in read_json(folder / "choices.json")["choices"])
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"a field is missing or of a wrong type ({type(error).__name__}: {error})",
-                         where=str(folder), expected=f"files written by {MADE_BY}") from None
+        raise InputError(
+            f"a field is missing or of a wrong type ({type(error).__name__}: {error})",
+            where=str(folder),
+            expected=f"files written by {MADE_BY}",
+        ) from None
     model = _build(architecture, build, str(folder / "architecture.json"))
     _, parameters = files.load(folder / "model.safetensors", "model", MADE_BY)
     _load_parameters_(model, parameters, str(folder / "model.safetensors"))
@@ -148,9 +157,7 @@ def write_json(path: Path, table: Mapping[str, Any]) -> None:
     """Write a table as JSON with a sha256 of itself; the file appears whole or not at all."""
     body = json.dumps(table, sort_keys=True)
     whole = {**json.loads(body), "sha256": hashlib.sha256(body.encode()).hexdigest()}
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(whole, sort_keys=True, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, json.dumps(whole, sort_keys=True, indent=1) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -163,44 +170,73 @@ def read_json(path: Path) -> dict[str, Any]:
         found = whole.pop("sha256")
         schema = whole["schema"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"not a JSON file of ours ({type(error).__name__}: {error})", where=where,
-                         expected=f"a file written by {MADE_BY}", fix="copy it again or export again") from None
+        raise InputError(
+            f"not a JSON file of ours ({type(error).__name__}: {error})",
+            where=where,
+            expected=f"a file written by {MADE_BY}",
+            fix="copy it again or export again",
+        ) from None
     if found != hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest():
-        raise InputError("its checksum does not match its content", where=where, expected="an undamaged, unedited file",
-                         fix="copy it again or export again")
+        raise InputError(
+            "its checksum does not match its content",
+            where=where,
+            expected="an undamaged, unedited file",
+            fix="copy it again or export again",
+        )
     if schema != SCHEMA:
-        raise InputError(f"schema {schema}", where=where, expected=f"schema {SCHEMA}",
-                         fix="use the version of espalier that wrote it, or export again")
+        raise InputError(
+            f"schema {schema}",
+            where=where,
+            expected=f"schema {SCHEMA}",
+            fix="use the version of espalier that wrote it, or export again",
+        )
     return dict(whole)
 
 
 def _build(architecture: Architecture, build: str | Callable[..., nn.Module] | None, where: str) -> nn.Module:
     named = architecture.build
     if build is None and not named.startswith(TRUSTED):
-        raise InputError(f"the builder is {named!r}, code that did not come with espalier", where=where,
-                         expected="a builder that you trust", fix=f"if you do, pass it yourself: --build {named}")
-    make = look_up(build or named, {}, "builder")
+        raise InputError(
+            f"the builder is {named!r}, code that did not come with espalier",
+            where=where,
+            expected="a builder that you trust",
+            fix=f"if you do, pass it yourself: --build {named}",
+        )
+    make: Callable[..., Any] = look_up(build or named, {}, "builder")
     try:
         model = make(**architecture.kwargs)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{build or named} refuses the arguments {dict(architecture.kwargs)} ({error})", where=where,
-                         expected="arguments that it takes") from None
+        raise InputError(
+            f"{build or named} refuses the arguments {dict(architecture.kwargs)} ({error})",
+            where=where,
+            expected="arguments that it takes",
+        ) from None
     if not isinstance(model, nn.Module):
-        raise InputError(f"{build or named} returned a {type(model).__name__}", where=where, expected="a torch.nn.Module")
+        raise InputError(
+            f"{build or named} returned a {type(model).__name__}", where=where, expected="a torch.nn.Module"
+        )
     return model
 
 
 def _load_parameters_(model: nn.Module, parameters: Mapping[str, NDArray[Any]], where: str) -> None:
     """Put the parameters and buffers into the model; all misfits in one error."""
     wanted = model.state_dict()
-    errors = [InputError(f"tensor {name!r} is in the file but not in the network", where=where, fix=nearest(name, wanted))
-              for name in parameters if name not in wanted]
+    errors = [
+        InputError(f"tensor {name!r} is in the file but not in the network", where=where, fix=nearest(name, wanted))
+        for name in parameters
+        if name not in wanted
+    ]
     for name, value in wanted.items():
         if name not in parameters:
             errors.append(InputError(f"tensor {name!r} is missing", where=where, fix=nearest(name, parameters)))
         elif tuple(parameters[name].shape) != tuple(value.shape):
-            errors.append(InputError(f"tensor {name!r} has shape {list(parameters[name].shape)}", where=where,
-                                     expected=f"{list(value.shape)}, as the network has it"))
+            errors.append(
+                InputError(
+                    f"tensor {name!r} has shape {list(parameters[name].shape)}",
+                    where=where,
+                    expected=f"{list(value.shape)}, as the network has it",
+                )
+            )
     if errors:
         raise InputError.collect(errors)
     model.load_state_dict({name: from_numpy(parameters[name]) for name in wanted})
@@ -216,11 +252,17 @@ def _read_masks(path: Path) -> tuple[dict[str, NDArray[np.bool_]], dict[str, flo
 
     try:
         masks = {name: unpack(f"weight/{name}", shape) for name, shape in header["weights"].items()}
-        inputs = {name: unpack(f"input/{name}", known) if isinstance(known, list) else float(known)
-                  for name, known in header["inputs"].items()}
+        inputs = {
+            name: unpack(f"input/{name}", known) if isinstance(known, list) else float(known)
+            for name, known in header["inputs"].items()
+        }
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"header and tensors disagree ({error})", where=str(path), expected=f"a file written by {MADE_BY}",
-                         fix="export again") from None
+        raise InputError(
+            f"header and tensors disagree ({error})",
+            where=str(path),
+            expected=f"a file written by {MADE_BY}",
+            fix="export again",
+        ) from None
     return masks, inputs
 
 
@@ -230,13 +272,27 @@ def _check_masks(model: nn.Module, masks: Mapping[str, NDArray[np.bool_]], where
     for name, mask in masks.items():
         weight = getattr(modules.get(name), "weight", None)
         if not isinstance(weight, Tensor):
-            errors.append(InputError(f"mask of {name!r}", where=where, expected="a layer with a weight",
-                                     fix=nearest(name, modules)))
+            errors.append(
+                InputError(
+                    f"mask of {name!r}", where=where, expected="a layer with a weight", fix=nearest(name, modules)
+                )
+            )
         elif mask.dtype != np.bool_ or mask.shape != tuple(weight.shape):
-            errors.append(InputError(f"mask of {name!r} is {mask.dtype} {list(mask.shape)}", where=where,
-                                     expected=f"bool {list(weight.shape)}"))
+            errors.append(
+                InputError(
+                    f"mask of {name!r} is {mask.dtype} {list(mask.shape)}",
+                    where=where,
+                    expected=f"bool {list(weight.shape)}",
+                )
+            )
         elif bool((to_numpy(weight)[~mask] != 0).any()):
-            errors.append(InputError(f"layer {name!r} has nonzero weights where its mask says pruned", where=where,
-                                     expected="weights with the mask applied", fix="call pruner.finalize() first"))
+            errors.append(
+                InputError(
+                    f"layer {name!r} has nonzero weights where its mask says pruned",
+                    where=where,
+                    expected="weights with the mask applied",
+                    fix="call pruner.finalize() first",
+                )
+            )
     if errors:
         raise InputError.collect(errors)

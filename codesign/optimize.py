@@ -25,8 +25,13 @@ def make_optimizer(model: nn.Module, settings: OptimizeConfig) -> torch.optim.Op
     """SGD or Adam over all parameters."""
     if settings.optimizer == "adam":
         return torch.optim.Adam(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(model.parameters(), lr=settings.lr, momentum=settings.momentum,
-                           nesterov=settings.nesterov and settings.momentum > 0, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=settings.lr,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov and settings.momentum > 0,
+        weight_decay=settings.weight_decay,
+    )
 
 
 def learning_rate(step: int, total_steps: int, steps_per_epoch: int, settings: OptimizeConfig) -> float:

@@ -72,8 +72,12 @@ class RunDirectory:
         for path, length in ((self.metrics, metrics_bytes), (self.timing, timing_bytes)):
             found = path.stat().st_size if path.is_file() else 0
             if found < length:
-                raise InputError(f"{found} bytes", where=str(path), expected=f"at least {length}, as the checkpoint says",
-                                 fix="the file was edited or lost: start the run again in another directory")
+                raise InputError(
+                    f"{found} bytes",
+                    where=str(path),
+                    expected=f"at least {length}, as the checkpoint says",
+                    fix="the file was edited or lost: start the run again in another directory",
+                )
             if path.is_file():
                 os.truncate(path, length)
 
@@ -91,25 +95,43 @@ def open_run(path: str | Path, config: TrainConfig | None, *, resume: bool) -> t
     run = RunDirectory(Path(path))
     if run.config.is_file():
         if not resume:
-            raise InputError("already holds a run", where=str(path), expected="a new or empty directory",
-                             fix="add --resume to continue it, or choose another --out")
+            raise InputError(
+                "already holds a run",
+                where=str(path),
+                expected="a new or empty directory",
+                fix="add --resume to continue it, or choose another --out",
+            )
         own = load_config(str(run.config))
         if config is not None and config != own:
-            raise InputError(f"was started with other values of {', '.join(_differences(config, own))}", where=str(path),
-                             expected="the configuration that the run was started with",
-                             fix=f"resume with {run.config}, or choose another --out")
+            raise InputError(
+                f"was started with other values of {', '.join(_differences(config, own))}",
+                where=str(path),
+                expected="the configuration that the run was started with",
+                fix=f"resume with {run.config}, or choose another --out",
+            )
         return run, own
     if config is None:
-        raise InputError("holds no run to resume", where=str(path), expected="a directory with config.toml",
-                         fix="start one without --resume")
+        raise InputError(
+            "holds no run to resume",
+            where=str(path),
+            expected="a directory with config.toml",
+            fix="start one without --resume",
+        )
     try:
         run.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot be made ({error.strerror})", where=str(path), expected="a directory to write to") from None
-    partial = run.config.with_suffix(".toml.part")
-    partial.write_text(config.to_toml(), encoding="utf-8")
-    partial.replace(run.config)
+        raise InputError(
+            f"cannot be made ({error.strerror})", where=str(path), expected="a directory to write to"
+        ) from None
+    write_whole(run.config, config.to_toml())
     return run, config
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that appears whole or not at all."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def free_directory(name: str, root: Path = Path("runs")) -> Path:

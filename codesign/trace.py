@@ -74,14 +74,16 @@ def trace_model(
         mask = _weight_mask(layers[call.layer], None if masks is None else masks.get(call.layer), masks is None)
         measured = (activations or {}).get(call.name)
         known = measured if isinstance(measured, np.ndarray) else None
-        traced.append(LayerTrace(
-            call.name,
-            call.operation,
-            None if mask is None else _as_simulated(mask, call),
-            known,
-            input_density=None if measured is None or known is not None else float(measured),  # type: ignore[arg-type]
-            structure=_label(mask, (structures or {}).get(call.layer), call),
-        ))
+        traced.append(
+            LayerTrace(
+                call.name,
+                call.operation,
+                None if mask is None else _as_simulated(mask, call),
+                known,
+                input_density=None if measured is None or known is not None else float(measured),
+                structure=_label(mask, (structures or {}).get(call.layer), call),
+            )
+        )
     return Trace(traced, _edges(model, calls), dict(provenance or {}))
 
 
@@ -95,8 +97,10 @@ def record_calls(model: nn.Module, example_inputs: object) -> list[Call]:
         label = name if times[name] == 1 else f"{name}@{times[name]}"
         calls.append(Call(label, name, operation_of(module, tuple(inputs[0].shape), name)))
 
-    handles = [layer.register_forward_hook(lambda module, inputs, _, name=name: record(name, module, inputs))
-               for name, layer in prunable(model).items()]
+    handles = [
+        layer.register_forward_hook(lambda module, inputs, _, name=name: record(name, module, inputs))
+        for name, layer in prunable(model).items()
+    ]
     try:
         run_example(model, example_inputs)
     finally:
@@ -118,14 +122,28 @@ def operation_of(module: nn.Module, input_shape: tuple[int, ...], name: str) -> 
     assert isinstance(module, nn.Conv2d)
     left, right, top, bottom = module._reversed_padding_repeated_twice
     if left != right or top != bottom:
-        raise InputError(f"padding {(top, bottom, left, right)} differs between sides", where=where,
-                         expected="the same padding on both sides", fix="pad explicitly before the layer")
+        raise InputError(
+            f"padding {(top, bottom, left, right)} differs between sides",
+            where=where,
+            expected="the same padding on both sides",
+            fix="pad explicitly before the layer",
+        )
     batch, _, height, width = input_shape if len(input_shape) == 4 else (1, *input_shape)
     return Conv2d(
-        in_channels=module.in_channels, out_channels=module.out_channels, in_h=height, in_w=width,
-        kernel_h=module.kernel_size[0], kernel_w=module.kernel_size[1], batch=batch,
-        stride_h=module.stride[0], stride_w=module.stride[1], padding_h=top, padding_w=left,
-        dilation_h=int(module.dilation[0]), dilation_w=int(module.dilation[1]), groups=module.groups,
+        in_channels=module.in_channels,
+        out_channels=module.out_channels,
+        in_h=height,
+        in_w=width,
+        kernel_h=module.kernel_size[0],
+        kernel_w=module.kernel_size[1],
+        batch=batch,
+        stride_h=module.stride[0],
+        stride_w=module.stride[1],
+        padding_h=top,
+        padding_w=left,
+        dilation_h=int(module.dilation[0]),
+        dilation_w=int(module.dilation[1]),
+        groups=module.groups,
     )
 
 
@@ -166,8 +184,10 @@ def _watch(model: nn.Module, example_inputs: object, look: Any) -> None:
         times[name] = times.get(name, 0) + 1
         look(name if times[name] == 1 else f"{name}@{times[name]}", inputs[0])
 
-    handles = [layer.register_forward_pre_hook(lambda _, inputs, name=name: seen(name, inputs))
-               for name, layer in prunable(model).items()]
+    handles = [
+        layer.register_forward_pre_hook(lambda _, inputs, name=name: seen(name, inputs))
+        for name, layer in prunable(model).items()
+    ]
     try:
         run_example(model, example_inputs)
     finally:
@@ -179,10 +199,16 @@ def _check_names(given: Mapping[str, Any] | None, known: Iterable[str], what: st
     names = list(known)
     unknown = [name for name in given or () if name not in names]
     if unknown:
-        raise InputError.collect([
-            InputError(f"{what} name {name!r}, which is no layer", expected="a Conv2d or Linear that ran",
-                       fix=nearest(name, names)) for name in unknown
-        ])
+        raise InputError.collect(
+            [
+                InputError(
+                    f"{what} name {name!r}, which is no layer",
+                    expected="a Conv2d or Linear that ran",
+                    fix=nearest(name, names),
+                )
+                for name in unknown
+            ]
+        )
 
 
 def _weight_mask(layer: Layer, given: Mask | None, from_zeros: bool) -> NDArray[np.bool_] | None:
@@ -231,7 +257,7 @@ def _edges(model: nn.Module, calls: list[Call]) -> list[tuple[str, str]]:
     names = [call.name for call in calls]
     try:
         graph = torch.fx.symbolic_trace(model).graph
-    except Exception:  # noqa: BLE001  fx raises what the model's own code raises on a proxy: any type at all
+    except Exception:  # fx raises what the model's own code raises on a proxy: any type at all
         return list(itertools.pairwise(names))
     layers = prunable(model)
     sources: dict[Any, set[str]] = {}

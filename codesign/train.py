@@ -17,6 +17,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,16 +28,19 @@ from simulator import Trace, load_machine, simulate
 from simulator.errors import InputError
 
 from .checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
-from .config import TrainConfig
+from .config import TrainConfig, hardware_cost
 from .evaluate import EVALUATION_BATCH, accuracy_and_loss
 from .export import Architecture, export
+from .judge import make_judge
 from .lookup import look_up
 from .optimize import learning_rate, make_optimizer, training_macs
 from .pruner import Pruner
-from .run_directory import RunDirectory, open_run
+from .run_directory import RunDirectory, open_run, write_whole
 from .trace import Activations, measure_activations, record_activation_masks, record_calls, trace_model
 
 SCHEMA = 1
+NONE: dict[str, Any] = {}
+"""Data, splits, augmentations and networks have no table of names here: they are given by dotted path."""
 MEASURED_IMAGES = 256
 """Validation images that activation densities are measured on."""
 
@@ -113,12 +117,11 @@ def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progres
 
     # Data: validation images are held out of the training part; test images are not looked at until the end.
     limits = {"limit": config.data.limit, "test_limit": config.data.test_limit}
-    data = look_up(config.data.load, {}, "data.load")(
-        config.data.source, **{key: value for key, value in limits.items() if value is not None})
-    split = look_up(config.data.split, {}, "data.split")(
-        data, config.data.validation, torch.Generator().manual_seed(config.seed))
-    batches = look_up(config.data.batches, {}, "data.batches")
-    augment = None if config.data.augment == "none" else look_up(config.data.augment, {}, "data.augment")
+    load, hold_out = look_up(config.data.load, NONE, "data.load"), look_up(config.data.split, NONE, "data.split")
+    data = load(config.data.source, **{key: value for key, value in limits.items() if value is not None})
+    split = hold_out(data, config.data.validation, torch.Generator().manual_seed(config.seed))
+    batches = look_up(config.data.batches, NONE, "data.batches")
+    augment = None if config.data.augment == "none" else look_up(config.data.augment, NONE, "data.augment")
     images, labels = split.train_images.to(device), split.train_labels.to(device)
     scale = {"mean": data.mean, "std": data.std}
 
@@ -126,21 +129,40 @@ def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progres
     kwargs = {"in_channels": int(images.shape[1]), "num_classes": len(data.classes), **config.model.kwargs}
     if config.model.name is not None:
         kwargs["name"] = config.model.name
-    model: nn.Module = look_up(config.model.build, {}, "model.build")(**kwargs).to(device)
+    model: nn.Module = look_up(config.model.build, NONE, "model.build")(**kwargs).to(device)
     optimizer = make_optimizer(model, config.train)
     batch_count = -(-len(images) // config.data.batch_size)
     total_steps = config.train.epochs * batch_count
     loss_function = nn.CrossEntropyLoss(label_smoothing=config.train.label_smoothing)
 
     # Pruner: one validation image shows it, and the machine, how the network runs.
-    measured, _ = next(batches(split.validation_images[:MEASURED_IMAGES].to(device),
-                               split.validation_labels[:MEASURED_IMAGES].to(device), MEASURED_IMAGES, 0, 0, **scale))
+    measured, _ = next(
+        batches(
+            split.validation_images[:MEASURED_IMAGES].to(device),
+            split.validation_labels[:MEASURED_IMAGES].to(device),
+            MEASURED_IMAGES,
+            0,
+            0,
+            **scale,
+        )
+    )
     example = measured[:1]
     calls = record_calls(model, example)
     settings = config.pruner_settings(total_steps)
-    pruner = None
+    pruner, judge = None, None
+    if config.hardware is not None and config.hardware.judge_steps:
+        # An epoch that training never reaches: batches of its own, the same for every finalist.
+        trial = partial(batches, images, labels, config.data.batch_size, config.seed, config.train.epochs, 0, augment)
+        held_out = split.validation_images.to(device), split.validation_labels.to(device)
+        judge = make_judge(
+            partial(trial, **scale),
+            partial(batches, *held_out, EVALUATION_BATCH, 0, 0, **scale),
+            loss_function,
+            steps=config.hardware.judge_steps,
+        )
+    cost = hardware_cost(config, judge)
     if settings is not None:
-        pruner = Pruner(model, settings, optimizer=optimizer, example_inputs=example, cost=_hardware_cost(config))
+        pruner = Pruner(model, settings, optimizer=optimizer, example_inputs=example, cost=cost)
     machines = [load_machine(name) for name in config.machines]
 
     at = _restore_(run, model, optimizer, pruner, device)
@@ -162,11 +184,15 @@ def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progres
         _save(run, model, optimizer, pruner, at, device)
 
     def evaluate(part_images: Tensor, part_labels: Tensor) -> tuple[float, float]:
-        return accuracy_and_loss(model, batches(part_images.to(device), part_labels.to(device), EVALUATION_BATCH, 0, 0, **scale))
+        return accuracy_and_loss(
+            model, batches(part_images.to(device), part_labels.to(device), EVALUATION_BATCH, 0, 0, **scale)
+        )
 
     def current_trace(provenance: Mapping[str, Any] | None = None) -> tuple[Trace, Activations]:
         activations = _activations(model, measured, config.output.activations)
-        return trace_model(model, example, _masks(pruner), structures_of(pruner), activations, provenance=provenance), activations
+        return trace_model(
+            model, example, _masks(pruner), structures_of(pruner), activations, provenance=provenance
+        ), activations
 
     for epoch in range(at.epoch, config.train.epochs):
         epoch_started = time.perf_counter()
@@ -189,19 +215,24 @@ def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progres
             at.batch += 1
             if pruner is not None:
                 pruner.step()
-                for entry in pruner.history[at.events_logged:]:
+                for entry in pruner.history[at.events_logged :]:
                     per_image = training_macs(calls, model, _masks(pruner))
                     if entry["event"] == "select":
                         at.selection_seconds += entry["seconds"]
-                        log(_selection_row(entry, epoch, pruner), entry["seconds"])
+                        log(_selection_row(entry, epoch, pruner, cost), entry["seconds"])
                 at.events_logged = len(pruner.history)
             if progress is not None:
                 progress.batch(epoch + 1, config.train.epochs, at.batch, batch_count, at.loss_sum / at.seen)
             if at.batch < batch_count and (step + 1) % config.train.checkpoint_every == 0:
                 checkpoint()
-        row = {"event": "epoch", "epoch": epoch + 1, "step": (epoch + 1) * batch_count,
-               "lr": optimizer.param_groups[0]["lr"], "train_loss": at.loss_sum / at.seen,
-               "train_accuracy": 100.0 * at.correct / at.seen}
+        row = {
+            "event": "epoch",
+            "epoch": epoch + 1,
+            "step": (epoch + 1) * batch_count,
+            "lr": optimizer.param_groups[0]["lr"],
+            "train_loss": at.loss_sum / at.seen,
+            "train_accuracy": 100.0 * at.correct / at.seen,
+        }
         if pruner is not None and epoch + 1 == config.train.epochs:
             pruner.finalize()
         row["validation_accuracy"], row["validation_loss"] = evaluate(split.validation_images, split.validation_labels)
@@ -216,21 +247,42 @@ def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progres
     # The end: export, score, and only now the test images.
     provenance = _provenance(config, data)
     trace, activations = current_trace(provenance)
-    architecture = Architecture(config.model.build, kwargs, tuple(example.shape), structures_of(pruner),
-                                tuple(data.mean), tuple(data.std), tuple(data.classes))
-    export(model, run.model, architecture, _masks(pruner), activations, () if pruner is None else pruner.choices, provenance)
+    architecture = Architecture(
+        config.model.build,
+        kwargs,
+        tuple(example.shape),
+        structures_of(pruner),
+        tuple(data.mean),
+        tuple(data.std),
+        tuple(data.classes),
+    )
+    export(
+        model,
+        run.model,
+        architecture,
+        _masks(pruner),
+        activations,
+        () if pruner is None else pruner.choices,
+        provenance,
+    )
     trace.save(run.trace)
     accuracy, _ = evaluate(data.test_images, data.test_labels)
     table = {
-        "schema": SCHEMA, "run": str(run.path), "name": config.name, "seed": config.seed, "accuracy": accuracy,
+        "schema": SCHEMA,
+        "run": str(run.path),
+        "name": config.name,
+        "seed": config.seed,
+        "accuracy": accuracy,
         "weight_sparsity": 0.0 if pruner is None else pruner.sparsity,
-        "training": {"seconds": seconds_before + time.perf_counter() - started, "selection_seconds": at.selection_seconds,
-                     "macs": at.macs, "dense_macs": at.dense_macs},
+        "training": {
+            "seconds": seconds_before + time.perf_counter() - started,
+            "selection_seconds": at.selection_seconds,
+            "macs": at.macs,
+            "dense_macs": at.dense_macs,
+        },
         "machines": [simulate(trace, machine).to_dict() for machine in machines],
     }
-    partial = run.report.with_suffix(".json.part")
-    partial.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-    partial.replace(run.report)
+    write_whole(run.report, json.dumps(table, indent=1) + "\n")
     if board is not None:
         board.close()
     return TrainResult(run.path, table)
@@ -241,8 +293,11 @@ def pick_device(name: str) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
         raise InputError(f"device {name!r}", expected='"auto", "cpu" or "cuda"')
     if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device 'cuda', but PyTorch sees no CUDA device", expected="a CUDA device and a CUDA build of PyTorch",
-                         fix="use --device cpu")
+        raise InputError(
+            "device 'cuda', but PyTorch sees no CUDA device",
+            expected="a CUDA device and a CUDA build of PyTorch",
+            fix="use --device cpu",
+        )
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
@@ -253,17 +308,6 @@ def structures_of(pruner: Pruner | None) -> dict[str, str]:
     if pruner.choices:
         return {choice.layer: choice.structure for choice in pruner.choices}
     return {row.layer: row.structure for row in pruner.plan()}
-
-
-def _hardware_cost(config: TrainConfig) -> Any:
-    if config.hardware is None:
-        return None
-    from .cost import HardwareCost
-
-    hardware = config.hardware
-    more = {} if hardware.densities is None else {"densities": hardware.densities}
-    return HardwareCost(hardware.machine, target_latency=hardware.target_latency, target_energy=hardware.target_energy,
-                        candidates=hardware.candidates, **more)
 
 
 def _masks(pruner: Pruner | None) -> dict[str, Tensor]:
@@ -277,36 +321,61 @@ def _activations(model: nn.Module, images: Tensor, what: str) -> Activations:
 
 
 def _brief(report: Any) -> dict[str, Any]:
-    return {"cycles": report.cycles, "energy_pj": report.energy_pj, "dense_cycles": report.dense.cycles,
-            "dense_energy_pj": report.dense.energy_pj}
+    return {
+        "cycles": report.cycles,
+        "energy_pj": report.energy_pj,
+        "dense_cycles": report.dense.cycles,
+        "dense_energy_pj": report.dense.energy_pj,
+    }
 
 
-def _selection_row(entry: Mapping[str, Any], epoch: int, pruner: Pruner) -> dict[str, Any]:
-    # Seconds are left out: metrics.jsonl holds what the seed determines.
-    kept = {key: value for key, value in entry.items() if key not in ("event", "seconds")}
-    return {"event": "selection", "epoch": epoch + 1, **kept, "choices": [asdict(choice) for choice in pruner.choices]}
+def _selection_row(entry: Mapping[str, Any], epoch: int, pruner: Pruner, cost: Any) -> dict[str, Any]:
+    # Seconds are left out, and how often the oracle was asked, which a resumed run does anew: metrics.jsonl
+    # holds what the seed determines.
+    clock = ("event", "seconds", "prices_asked", "layers_simulated")
+    row = {"event": "selection", "epoch": epoch + 1}
+    for part in (entry, cost.log[-1]):
+        row |= {key: value for key, value in part.items() if key not in clock}
+    return row | {"choices": [asdict(choice) for choice in pruner.choices]}
 
 
 def _finite(loss: float, epoch: int, batch: int) -> float:
     if not math.isfinite(loss):
-        raise InputError(f"the loss is {loss}", where=f"training, epoch {epoch + 1}, batch {batch + 1}",
-                         expected="a finite loss", fix="training diverged: lower train.lr or add train.warmup_epochs")
+        raise InputError(
+            f"the loss is {loss}",
+            where=f"training, epoch {epoch + 1}, batch {batch + 1}",
+            expected="a finite loss",
+            fix="training diverged: lower train.lr or add train.warmup_epochs",
+        )
     return loss
 
 
-def _save(run: RunDirectory, model: nn.Module, optimizer: torch.optim.Optimizer, pruner: Pruner | None, at: Position,
-          device: torch.device) -> None:
+def _save(
+    run: RunDirectory,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    pruner: Pruner | None,
+    at: Position,
+    device: torch.device,
+) -> None:
     random = {"torch": torch.get_rng_state()}
     if device.type == "cuda":
         random["cuda"] = torch.cuda.get_rng_state(device)
-    save_checkpoint(run.checkpoint, {
-        "position": asdict(at), "model": model.state_dict(), "optimizer": optimizer.state_dict(),
-        "pruner": None if pruner is None else pruner.state_dict(), "random": random,
-    })
+    save_checkpoint(
+        run.checkpoint,
+        {
+            "position": asdict(at),
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "pruner": None if pruner is None else pruner.state_dict(),
+            "random": random,
+        },
+    )
 
 
-def _restore_(run: RunDirectory, model: nn.Module, optimizer: torch.optim.Optimizer, pruner: Pruner | None,
-              device: torch.device) -> Position:
+def _restore_(
+    run: RunDirectory, model: nn.Module, optimizer: torch.optim.Optimizer, pruner: Pruner | None, device: torch.device
+) -> Position:
     """Put the last checkpoint back, if there is one; a run that was killed before its first starts anew."""
     if not has_checkpoint(run.checkpoint):
         run.cut(0, 0)
@@ -327,9 +396,13 @@ def _restore_(run: RunDirectory, model: nn.Module, optimizer: torch.optim.Optimi
 def _provenance(config: TrainConfig, data: Any) -> dict[str, Any]:
     """Where the network came from: what is needed to make it again, and no path and no time."""
     return {
-        "name": config.name, "seed": config.seed, "data": data.provenance,
+        "name": config.name,
+        "seed": config.seed,
+        "data": data.provenance,
         "config_sha256": hashlib.sha256(config.to_toml().encode()).hexdigest(),
-        "torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
     }
 
 
@@ -337,9 +410,12 @@ def _tensorboard(run: RunDirectory) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise InputError("output.tensorboard = true, but TensorBoard is not installed", expected="the package tensorboard",
-                         fix="pip install tensorboard, or leave it out") from None
-    return SummaryWriter(str(run.path / "tensorboard"))  # type: ignore[no-untyped-call]
+        raise InputError(
+            "output.tensorboard = true, but TensorBoard is not installed",
+            expected="the package tensorboard",
+            fix="pip install tensorboard, or leave it out",
+        ) from None
+    return SummaryWriter(str(run.path / "tensorboard"))
 
 
 @contextlib.contextmanager
