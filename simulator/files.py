@@ -69,7 +69,8 @@ def read(path: str | Path) -> tuple[Arrays, dict[str, str]]:
         raise InputError("no such file", where=where, expected="a safetensors file")
     try:
         with safe_open(where, framework="numpy") as handle:
-            return {name: handle.get_tensor(name) for name in handle.keys()}, dict(handle.metadata() or {})
+            names = handle.keys()  # a safetensors handle is no dictionary: it cannot be iterated
+            return {name: handle.get_tensor(name) for name in names}, dict(handle.metadata() or {})
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"cannot be read as safetensors ({error})", where=where,
                          expected="an undamaged safetensors file", fix="copy or write it again") from None

@@ -49,7 +49,8 @@ class Memory:
     def problems(self) -> list[str]:
         """What is wrong with the values, a sentence each."""
         found = _not_in(self, "memory", ("ideal", "channel"))
-        for name in ("input_buffer_bytes", "weight_buffer_bytes", "output_buffer_bytes", "dram_burst_bytes", "psum_bits"):
+        sizes = ("input_buffer_bytes", "weight_buffer_bytes", "output_buffer_bytes", "dram_burst_bytes", "psum_bits")
+        for name in sizes:
             found += _below(self, name, 1)
         found += _below(self, "shared_buffer_bytes", 0) + _below(self, "dram_latency_cycles", 0)
         if not self.dram_bytes_per_cycle > 0:

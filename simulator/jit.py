@@ -13,11 +13,9 @@ import os
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def cache_root() -> Path:
@@ -37,13 +35,13 @@ def cache_dir() -> Path:
     return cache_root() / f"numba-{state.hexdigest()[:16]}"
 
 
-def kernel(function: Function) -> Function:
+def kernel(function: Callable[..., Any]) -> Any:
     """Compile `function` without the GIL, cached on disk; NUMBA_DISABLE_JIT=1 leaves it plain Python."""
     # The cache folder is fixed when a function is decorated; the user's own setting is put back.
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(cache_dir())
+    settings: Any = numba.config
+    before = settings.CACHE_DIR
+    settings.CACHE_DIR = str(cache_dir())
     try:
-        compiled: Function = numba.njit(function, cache=True, nogil=True)
+        return numba.njit(function, cache=True, nogil=True)
     finally:
-        numba.config.CACHE_DIR = before
-    return compiled
+        settings.CACHE_DIR = before

@@ -118,7 +118,8 @@ def _of_related_runs(report: LayerReport, machine: Machine) -> Iterator[str]:
     queued = bool(getattr(machine.array, "max_in_flight", 0))
     if ideal.cycles > report.cycles and not queued:
         yield f"ideal memory takes {ideal.cycles} cycles, real memory {report.cycles}"
-    boundless = {name: 2**40 for name in BUFFERS} if not machine.memory.shared_buffer_bytes else {"shared_buffer_bytes": 2**40}
+    private = not machine.memory.shared_buffer_bytes
+    boundless = dict.fromkeys(BUFFERS if private else ["shared_buffer_bytes"], 2**40)
     free = simulate_layer(layer, machine.replace(dram_bytes_per_cycle=math.inf, dram_latency_cycles=0, **boundless))
     # Groups are tiles of their own, and a short one waits for the results of the one before it.
     if (free.cycles > ideal.cycles or (free.cycles < ideal.cycles and not queued)) and layer.operation.groups == 1:
@@ -127,7 +128,8 @@ def _of_related_runs(report: LayerReport, machine: Machine) -> Iterator[str]:
     if faster.cycles > report.cycles:
         yield f"twice the bandwidth takes {faster.cycles} cycles instead of {report.cycles}"
     try:
-        larger = simulate_layer(layer, machine.replace(**{name: 2 * getattr(machine.memory, name) for name in (*BUFFERS, "shared_buffer_bytes")}))
+        twice = {name: 2 * getattr(machine.memory, name) for name in (*BUFFERS, "shared_buffer_bytes")}
+        larger = simulate_layer(layer, machine.replace(**twice))
     except InputError as error:
         yield f"larger buffers are refused: {error}"
     else:

@@ -81,7 +81,7 @@ def nonzero_inputs_per_row(layer: LayerTrace) -> NDArray[np.int64]:
     mask, op = layer.input_mask, layer.operation
     assert mask is not None
     if isinstance(op, Gemm):
-        return mask.sum(axis=0, dtype=np.int64)[None]
+        return np.asarray(mask.sum(axis=0, dtype=np.int64)[None])
     padded = np.pad(mask, ((0, 0), (0, 0), (op.padding_h, op.padding_h), (op.padding_w, op.padding_w)))
     counts = np.empty((op.in_channels, op.kernel_h, op.kernel_w), dtype=np.int64)
     for r in range(op.kernel_h):
@@ -97,7 +97,7 @@ def _without_empty_channels(operation: Operation, mask: NDArray[np.bool_]) -> tu
     """The smaller operation and its mask bool[groups, k, n]; one empty channel and filter stay if nothing is left."""
     groups, k, n = mask.shape
     if groups > 1:
-        live = _at_least_one(mask.any(axis=(1, 2)))
+        live = _at_least_one(np.asarray(mask.any(axis=(1, 2))))
         if live.all():
             return operation, mask
         assert isinstance(operation, Conv2d)

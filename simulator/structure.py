@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ Extent = int | str
 
 @dataclass(frozen=True)
 class Structure:
-    """unit: (k extent, n extent) kept together; group: extents, in units, that share a budget; keep: units per group."""
+    """unit: (k, n) extents kept together; group: extents, in units, that share a budget; keep: units per group."""
 
     name: str
     unit: tuple[Extent, Extent] = (1, 1)
@@ -102,7 +103,9 @@ def units_kept(density: float, units: int) -> int:
     return min(units, max(kept, 1 if density > 0 else 0))
 
 
-def project(scores: NDArray[np.floating], structure: Structure, density: float = 1.0, window: int = 1) -> NDArray[np.bool_]:
+def project(
+    scores: NDArray[np.floating], structure: Structure, density: float = 1.0, window: int = 1
+) -> NDArray[np.bool_]:
     """The mask of `structure` that keeps the most score.
 
     scores: float[k, n], the importance of each weight.  density: share of units kept where the structure
@@ -165,7 +168,7 @@ def _extent(extent: Extent, whole: int, window: int) -> int:
     return window if extent == "window" else int(extent)
 
 
-def _pool(values: NDArray, unit_k: int, unit_n: int, combine: np.ufunc) -> NDArray:
+def _pool(values: NDArray[Any], unit_k: int, unit_n: int, combine: np.ufunc) -> NDArray[Any]:
     """Combine the entries of each unit: [k, n] -> [ceil(k/unit_k), ceil(n/unit_n)]."""
     if unit_k == unit_n == 1:
         return values
@@ -174,7 +177,7 @@ def _pool(values: NDArray, unit_k: int, unit_n: int, combine: np.ufunc) -> NDArr
     return _fold(_fold(padded.reshape(rows, unit_k, cols, unit_n), 3, combine), 1, combine)
 
 
-def _fold(values: NDArray, axis: int, combine: np.ufunc) -> NDArray:
+def _fold(values: NDArray[Any], axis: int, combine: np.ufunc) -> NDArray[Any]:
     """Combine one axis by halves, an odd middle entry carried along.
 
     Not `combine.reduce`: its order of additions depends on the memory layout, and the torch projection
@@ -185,20 +188,22 @@ def _fold(values: NDArray, axis: int, combine: np.ufunc) -> NDArray:
         half = length // 2
         folded = combine(values[:half], values[length - half:])
         values = np.concatenate([folded, values[half:half + 1]]) if length % 2 else folded
-    return values[0]
+    return np.asarray(values[0])
 
 
-def _expand(units: NDArray, unit_k: int, unit_n: int, k: int, n: int) -> NDArray:
+def _expand(units: NDArray[Any], unit_k: int, unit_n: int, k: int, n: int) -> NDArray[Any]:
     return np.ascontiguousarray(units.repeat(unit_k, axis=0).repeat(unit_n, axis=1)[:k, :n])
 
 
-def _pad(values: NDArray, multiple_k: int, multiple_n: int, fill: float | bool) -> NDArray:
+def _pad(values: NDArray[Any], multiple_k: int, multiple_n: int, fill: float | bool) -> NDArray[Any]:
     k, n = values.shape
     pad = ((0, -k % multiple_k), (0, -n % multiple_n))
     return np.pad(values, pad, constant_values=fill) if pad != ((0, 0), (0, 0)) else values
 
 
-def _groups(units: NDArray, group_k: int, group_n: int, fill: float | bool) -> tuple[NDArray, NDArray[np.int64]]:
+def _groups(
+    units: NDArray[Any], group_k: int, group_n: int, fill: float | bool
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Units as [groups, units per group], row-major inside a group, and how many of each are not padding."""
     padded = _pad(units, group_k, group_n, fill)
     gr, gc = padded.shape[0] // group_k, padded.shape[1] // group_n
@@ -208,7 +213,7 @@ def _groups(units: NDArray, group_k: int, group_n: int, fill: float | bool) -> t
     return grouped, np.outer(tall, wide).reshape(-1).astype(np.int64)
 
 
-def _ungroup(grouped: NDArray, rows: int, cols: int, group_k: int, group_n: int) -> NDArray:
+def _ungroup(grouped: NDArray[Any], rows: int, cols: int, group_k: int, group_n: int) -> NDArray[Any]:
     gr, gc = -(-rows // group_k), -(-cols // group_n)
     units = grouped.reshape(gr, gc, group_k, group_n).transpose(0, 2, 1, 3)
     return units.reshape(gr * group_k, gc * group_n)[:rows, :cols]

@@ -87,7 +87,7 @@ class Spec:
 
 
 def run(layer: LayerTrace, machine: Machine, tiling: Tiling | None = None) -> LayerCounts:
-    """Counts of one layer; the best legal tiling is searched unless one is given.
+    """Counts of one layer; the best legal tiling is searched unless one is given (ideal memory needs none).
 
     Raises InputError where no tiling (or not the given one) fits the buffers, saying by how many bytes.
     """
@@ -102,7 +102,8 @@ def run(layer: LayerTrace, machine: Machine, tiling: Tiling | None = None) -> La
         return LayerCounts(counts, Tiling(gemm.m, gemm.k, gemm.n), "removed")
     problem = tiling_search.Problem.of(gemm, layer, machine)
     try:
-        chosen = problem.check(tiling) if tiling is not None else tiling_search.best(problem)
+        ideal = machine.memory.memory == "ideal"
+        chosen = problem.check(tiling) if tiling is not None and not ideal else tiling_search.best(problem)
     except InputError as error:
         raise InputError(str(error), where=f"layer {layer.name!r} on {machine.name}") from None
     counts = np.zeros(len(Count), dtype=np.int64)
@@ -150,7 +151,9 @@ def folds_of_dense(gemm: Physical, spec: Spec) -> int:
 
 
 @lru_cache(maxsize=4096)
-def touched(out: int, stride: int, kernel: int, dilation: int, padding: int, size: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+def touched(
+    out: int, stride: int, kernel: int, dilation: int, padding: int, size: int, step: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Along one axis cut into runs of `step` outputs: (outputs per run, distinct input positions per run)."""
     starts = np.arange(0, out, step)
     outs = np.minimum(step, out - starts).astype(np.int64)

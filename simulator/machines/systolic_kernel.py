@@ -122,14 +122,14 @@ def timeline(p, batch_sizes, row_out, row_in, col_out, col_in, first_writes, fol
     visited = np.zeros(tiles_m * tiles_n, np.bool_)
     period = p[IN_FLIGHT] - 1  # a request waits for the one `period` before it
     done = np.zeros(max(period, 1), np.int64)
-    request = 1  # of the next one; request 0 is the first preload
+    request = 1  # number of the next one; request 0 is the first preload, which nobody has to wait for
     channel = 0
     held_w = held_i = held_o = -1
     # Release of the tile in use and of the one before it; end of the last store and of the one before it.
     used_w = used_w_before = used_i = used_i_before = stored = stored_before = 0
     started = False
     start = stream_end = 0  # of the last fold; its last result is visible at stream_end + tail
-    out_ready = out_elements = 0  # of the output tile in the array's hands
+    out_ready = out_elements = ps = 0  # of the output tile in the array's hands; ps: arrival of its partial sums
     out_complete = False
     for g in range(p[GROUPS]):
         gf = g if folds.shape[0] > 1 else 0
@@ -160,7 +160,7 @@ def timeline(p, batch_sizes, row_out, row_in, col_out, col_in, first_writes, fol
                     count_step(p, counts, count, m_t, k_t, n_t, cover, folds[gf, ki, ni])
 
                     # --- loads of the weight and input tiles
-                    w = i = ps = 0
+                    w = i = 0
                     new_w = count > 0 and (g * tiles_k + ki) * tiles_n + ni != held_w
                     new_i = count > 0 and (g * tiles_m + mi) * tiles_k + ki != held_i
                     new_o = (g * tiles_m + mi) * tiles_n + ni != held_o
@@ -194,6 +194,8 @@ def timeline(p, batch_sizes, row_out, row_in, col_out, col_in, first_writes, fol
                     if leaves and p[HALVES_O] == 1:
                         channel = store(p, counts, channel, out_ready, out_elements, out_complete)
                         stored_before, stored = stored, channel
+                    if new_o:
+                        ps = 0  # stays for the tile's later steps: one without folds may have asked for the sums
                     if new_o and visited[mi * tiles_n + ni] and not ideal:
                         size = rounded(m_t * n_t * p[PSUM_BITS], burst)
                         channel = max(channel, stored) + occupied(size, p)
@@ -250,8 +252,6 @@ def timeline(p, batch_sizes, row_out, row_in, col_out, col_in, first_writes, fol
                         start = first + (count - 1) * (streamed + shift + drain)
                         stream_end = start + streamed
                     else:
-                        if not started:
-                            done[0] = first + tail  # request 0, the preload: rows long, fired at first - rows
                         for fold in range(count):
                             if fold > 0:
                                 shift, drain = gap(p, stream_end - start, streamed)

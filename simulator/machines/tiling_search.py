@@ -88,7 +88,7 @@ class Problem:
         for index, value in values.items():
             base[index] = value
         blocks = np.ones((1, 1, 1), dtype=np.bool_)
-        if base[kernel.SKIPS]:
+        if base[kernel.SKIPS] and gemm.mask is not None:
             blocks = _occupied_blocks(gemm.mask, spec.rows, spec.cols)
         return cls(gemm, machine, base, blocks, gemm.m // (vertical[0] * horizontal[0]),
                    vertical[0], horizontal[0], vertical, horizontal)
@@ -104,8 +104,10 @@ class Problem:
             return 1, tile_m // self.out_w, self.out_w
         if 0 < tile_m < self.out_w:
             return 1, 1, tile_m
-        raise InputError(f"tile_m = {tile_m}", where="tiling",
-                         expected=f"part of an output row (< {self.out_w}), whole rows, or whole images of {plane} pixels")
+        raise InputError(
+            f"tile_m = {tile_m}", where="tiling",
+            expected=f"part of an output row (< {self.out_w}), whole rows, or whole images of {plane} pixels",
+        )
 
     def parameters(self, tiling: Tiling) -> Ints:
         """The kernel's parameter vector for one tiling."""
@@ -125,8 +127,8 @@ class Problem:
         col_out, col_in = touched(*self.horizontal, columns)
         p = self.parameters(tiling)
         groups = self.gemm.groups if p[kernel.SKIPS] else 1
-        folds = np.zeros((groups, -(-self.gemm.k // int(p[kernel.TILE_K])), -(-self.gemm.n // int(p[kernel.TILE_N])), 4),
-                         dtype=np.int64)
+        tiles_k, tiles_n = -(-self.gemm.k // int(p[kernel.TILE_K])), -(-self.gemm.n // int(p[kernel.TILE_N]))
+        folds = np.zeros((groups, tiles_k, tiles_n, 4), dtype=np.int64)
         if p[kernel.FLOW] == kernel.WS:
             kernel.count_folds(p, self.blocks, folds)
         return batch, row_out, row_in, col_out, col_in, self._first_writes(), folds
@@ -172,7 +174,8 @@ class Problem:
         for axis, size, whole, multiple in (("tile_k", tiling.tile_k, self.gemm.k, held_k),
                                             ("tile_n", tiling.tile_n, self.gemm.n, held_n)):
             if size < 1 or (size < whole and size % multiple):
-                raise InputError(f"{axis} = {size}", where="tiling", expected=f"a multiple of {multiple} or the whole {whole}")
+                raise InputError(f"{axis} = {size}", where="tiling",
+                                 expected=f"a multiple of {multiple} or the whole {whole}")
         self.bricks(tiling.tile_m)
         if missing := self.missing_bytes(tiling):
             raise InputError(f"tiling {tiling} misses the buffers by {missing} bytes", where="tiling",
@@ -188,7 +191,8 @@ class Problem:
         col_out, col_in = touched(*self.horizontal, columns)
         batch = np.array([images, self.images % images], dtype=np.int64)
         times = np.array([self.images // images, 1 if self.images % images else 0], dtype=np.int64)
-        return bounds.brick_row(self.base, batch, times, row_out, row_in, col_out, col_in)
+        row: Ints = bounds.brick_row(self.base, batch, times, row_out, row_in, col_out, col_in)
+        return row
 
 
 def best(problem: Problem) -> Tiling:
@@ -209,8 +213,8 @@ def best(problem: Problem) -> Tiling:
     count, least = bounds.candidates(problem.base, bricks, np.array(k_sizes, dtype=np.int64),
                                      np.array(n_sizes, dtype=np.int64), room, live, found)
     if count == 0:
-        raise InputError(f"its smallest tile misses the buffers by {least} bytes", expected="buffers that hold one tile",
-                         fix="enlarge the buffers or shrink the array")
+        raise InputError(f"its smallest tile misses the buffers by {least} bytes",
+                         expected="buffers that hold one tile", fix="enlarge the buffers or shrink the array")
     order = np.lexsort((found[:count, 5], found[:count, 1], found[:count, 0]))
     winner: tuple[int, int, int] | None = None
     chosen = whole
@@ -252,7 +256,7 @@ def _occupied_blocks(mask: NDArray[np.bool_], rows: int, cols: int) -> NDArray[n
     """bool[groups, ceil(k/R), ceil(n/C)]: does the R x C block hold any weight?"""
     groups, k, n = mask.shape
     padded = np.pad(mask, ((0, 0), (0, -k % rows), (0, -n % cols)))
-    return padded.reshape(groups, -(-k // rows), rows, -(-n // cols), cols).any(axis=(2, 4))
+    return np.asarray(padded.reshape(groups, -(-k // rows), rows, -(-n // cols), cols).any(axis=(2, 4)))
 
 
 def _live_blocks(problem: Problem) -> Ints:

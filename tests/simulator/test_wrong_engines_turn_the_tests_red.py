@@ -1,0 +1,121 @@
+# ruff: noqa: E501  a mutation is one line
+"""One-line mutations of the engine: each must make it differ from the twin on some drawn layer.
+
+The equality and law tests are only as good as the layers they draw; this test shows that those layers see every line
+of the time line.  A mutated kernel is loaded as plain Python (same source, numba left out) and put in the engine's
+place; a mutation whose text is no longer in the source is an error, not a pass.
+"""
+
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import simulator.machines
+from simulator.counts import Count
+from simulator.machines import reference, systolic, systolic_kernel, tiling_search
+from simulator.testing import layers, machines, operands, tilings
+
+MUTATIONS = [
+    # (what is wrong, the line's text, what it becomes)
+    ("no fill", "unstalled = p[BIAS] + (0 if flow == OS else rows)", "unstalled = p[BIAS]"),
+    ("one vector too many per fold", "stream_end = start + streamed", "stream_end = start + streamed + 1"),
+    ("a gap too few between folds", "counts[SHIFT] += (count - 1) * shift", "counts[SHIFT] += count * shift"),
+    ("short streams need no weight shift", "return max(p[ROWS] - streamed, 0), 0", "return 0, 0"),
+    ("one weight buffer overlaps the drain", "return p[ROWS], p[TAIL]", "return p[ROWS], 0"),
+    ("the drain register is free at once", "return 0, max(p[ROWS] - following, 0) if", "return 0, 0 if"),
+    ("the drain waits for the wrong fold", "max(p[ROWS] - following, 0)", "max(p[ROWS] - streamed, 0)"),
+    ("bursts round down", "return (size + burst - 1) // burst * burst", "return size // burst * burst"),
+    ("the channel rounds down", "p[BW_CYCLES] + p[BW_BYTES] - 1) // p[BW_BYTES]", "p[BW_CYCLES]) // p[BW_BYTES]"),
+    ("latency of weights is free", "w = channel + p[LATENCY]", "w = channel"),
+    ("latency of inputs is free", "i = channel + p[LATENCY]", "i = channel"),
+    ("latency of partial sums is free", "ps = channel + p[LATENCY]", "ps = channel"),
+    ("double buffers everywhere (weights)", "used_w if p[HALVES_W] == 1 else used_w_before", "used_w_before"),
+    ("double buffers everywhere (inputs)", "used_i if p[HALVES_I] == 1 else used_i_before", "used_i_before"),
+    ("the free half of the outputs is forgotten", "free = stored if p[HALVES_O] == 1 else stored_before", "free = 0"),
+    ("partial sums are not read back from DRAM", "counts[D_PSUM] += size", "counts[D_PSUM] += 0"),
+    ("partial sums leave at output width", "(p[OUTPUT_BITS] if complete else p[PSUM_BITS])", "p[OUTPUT_BITS]"),
+    ("partial sums are not accumulated on chip", "counts[O_READ] += writes", "counts[O_READ] += 0"),
+    ("the first write reads too", "counts[O_READ] -= first_writes[0]", "counts[O_READ] -= 0"),
+    ("the last store is free", "counts[STALL_O] += max(0, channel - end)", "counts[STALL_O] += 0"),
+    ("a store does not wait for its results", "return max(channel, ready) + occupied(size, p)", "return channel + occupied(size, p)"),
+    ("metadata is free", "meta = weights * p[META_BITS]", "meta = 0"),
+    ("the block bitmap is free", "meta = ((k_t + rows - 1) // rows) * ((n_t + cols - 1) // cols)", "meta = 0"),
+    ("zero blocks are executed", "if occupied_blocks[g, a // rows, c // cols]:", "if True:"),
+    ("edge folds hold a full width", "width = min(n1, c + cols) - c", "width = cols"),
+    ("inputs are reloaded at every step", "+ ki != held_i", "+ ki != -5"),
+    ("weights are never reloaded", "+ ni != held_w\n", "+ ni != held_w and held_w < 0\n"),
+    ("n:m reads only the kept activations", "min(p[K_ROWS], (last + p[KEPT] - 1) // p[KEPT] * p[OF]) - first // p[KEPT] * p[OF]", "last - first"),
+    ("a channel that a tile touches is forgotten", "return (b - 1) // p[WINDOW] - a // p[WINDOW] + 1", "return (b - 1) // p[WINDOW] - a // p[WINDOW]"),
+    ("the queue holds one request more", "period = p[IN_FLIGHT] - 1", "period = p[IN_FLIGHT]"),
+    ("a request may fire in the cycle of the result", "done[request % period] + 1)", "done[request % period])"),
+    ("the preload is not in the queue", "request = 1  #", "request = 0  #"),
+    ("is: stalls of weights and inputs are exchanged", "stationary, other = (i, w) if flow == IS else (w, i)", "stationary, other = w, i"),
+    ("causes are exchanged", "cause = STALL_P if ps == first else STALL_O", "cause = STALL_O"),
+    ("activation hops ignore the edge register", "across, triangle = p[COLS] * p[ACT_HOP] + p[IN_REG]", "across, triangle = p[COLS] * p[ACT_HOP]"),
+    ("all results of a fold leave from the top row", "- rest * (rest - 1) // 2", "- 0"),
+    ("weights are read once per row of folds in os", "k_t * n_t * folds_m, m_t * n_t\n", "k_t * n_t, m_t * n_t\n"),
+]
+EXAMPLES = 450
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """(layer, machine, tiling, the twin's counts) of many drawn layers, the same at every run."""
+    cases = []
+
+    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,
+              suppress_health_check=list(HealthCheck))
+    @given(data=st.data())
+    def draw(data):
+        layer, machine = data.draw(layers()), data.draw(machines("systolic"))
+        tiling = data.draw(tilings(layer, machine))
+        inputs, weights = operands(layer, np.random.default_rng(0))
+        twin, _ = reference("systolic").run(layer, machine, tiling, inputs, weights)
+        cases.append((layer, machine, tiling, twin.counts))
+
+    draw()
+    return cases
+
+
+def plain_kernel(*change: str) -> types.ModuleType:
+    """systolic_kernel.py as plain Python, with one text replaced."""
+    source = Path(systolic_kernel.__file__).read_text(encoding="utf-8")
+    if change:
+        assert source.count(change[0]) >= 1, f"the source no longer holds {change[0]!r}: mend the list of mutations"
+        source = source.replace(change[0], change[1])
+    source = source.replace("from ..jit import kernel\n", "kernel = lambda function: function\n")
+    module = types.ModuleType("simulator.machines.systolic_kernel")
+    module.__package__ = "simulator.machines"
+    exec(compile(source, "mutated", "exec"), module.__dict__)
+    return module
+
+
+def first_difference(module, cases, monkeypatch):
+    """Index of the first case on which an engine with this kernel differs from the twin, or None."""
+    monkeypatch.setattr(simulator.machines, "systolic_kernel", module)
+    monkeypatch.setattr(tiling_search, "kernel", module)
+    for index, (layer, machine, tiling, expected) in enumerate(cases):
+        with np.errstate(all="ignore"):
+            if not np.array_equal(systolic.run(layer, machine, tiling).counts, expected):
+                return index
+    return None
+
+
+def test_the_unchanged_kernel_agrees_everywhere(drawn, monkeypatch):
+    assert len(drawn) >= EXAMPLES // 2
+    assert first_difference(plain_kernel(), drawn, monkeypatch) is None
+
+
+@pytest.mark.parametrize(("what", "text", "becomes"), MUTATIONS, ids=[row[0] for row in MUTATIONS])
+def test_a_wrong_line_is_noticed(what, text, becomes, drawn, monkeypatch):
+    assert first_difference(plain_kernel(text, becomes), drawn, monkeypatch) is not None, what
+
+
+def test_the_counts_see_all_causes(drawn):
+    """Every count occurs in the drawn layers; one that never did could not be checked."""
+    seen = np.max([case[3] for case in drawn], axis=0)
+    assert [item.name for item in Count if not seen[item]] == []
