@@ -180,9 +180,10 @@ def _solve(problem: Problem, objective: Floats, budgets: Floats | None) -> Solut
     for _ in range(8):
         more = []
         if limit is not None:
+            unit = np.where(limit > 0, limit, 1.0)
             scaled = np.zeros((len(limit), variables))
-            scaled[:, :count] = costs.T / np.maximum(limit, np.finfo(float).tiny)[:, None]
-            more = [LinearConstraint(scaled, -np.inf, 1.0)]
+            scaled[:, :count] = costs.T / unit[:, None]
+            more = [LinearConstraint(scaled, -np.inf, limit / unit)]
         answer = milp(padded, integrality=np.ones(variables), bounds=Bounds(0, 1), constraints=[*constraints, *more],
                       options={"mip_rel_gap": RELATIVE_GAP})
         if answer.x is None:
