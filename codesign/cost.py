@@ -47,6 +47,8 @@ from .trace import Call, measure_activations, record_calls, trace_model
 from .uniform import largest_uniform
 
 Masks = dict[str, Tensor]
+JUDGE_NOISE = 0.01
+"""Judged losses closer than this share are equal: a short training on about a thousand validation images says no more."""
 Judge = Callable[[nn.Module, Mapping[str, Tensor]], float]
 """judge(model, masks): how good the network would be with these masks after some training; smaller is better."""
 
@@ -175,7 +177,7 @@ class _Selection:
         if self.cost.judge is not None and len(found) > 1:
             found = [replace(one, judged=float(self.cost.judge(self.model, one.masks))) for one in found]
         self.seconds["judge"] = time.perf_counter() - started
-        best = min(found, key=lambda one: 0.0 if one.judged is None else one.judged)
+        best = _winner(found)
         self._log(best, found)
         return dict(best.masks), best.choices
 
@@ -361,6 +363,13 @@ def _complete(model: nn.Module, saliency: Mapping[str, Tensor]) -> dict[str, Ten
     """float64 scores on the CPU for every layer; a frozen layer without any is taken to be worth nothing of its own."""
     return {name: saliency[name].detach().cpu().double() if name in saliency
             else torch.zeros(layer.weight.shape, dtype=torch.float64) for name, layer in prunable(model).items()}
+
+
+def _winner(found: Sequence[Finalist]) -> Finalist:
+    """The least predicted loss among those that the judge cannot tell from its best."""
+    best = min(0.0 if one.judged is None else one.judged for one in found)
+    level = [one for one in found if (0.0 if one.judged is None else one.judged) <= best + JUDGE_NOISE * abs(best)]
+    return min(level, key=lambda one: one.loss)
 
 
 def _distinct(finalists: Sequence[Finalist]) -> list[Finalist]:
