@@ -64,7 +64,7 @@ def test_all_mistakes_of_a_file_come_in_one_error_with_their_lines(tmp_path: Pat
         ("[hardware]\ntarget_latency = 0.5\nselect_at = [1.5]\n", "expected progress through training, 0 to 1"),
         ("[hardware]\ntarget_latency = 0\n", "hardware.target_latency = 0; expected greater than 0"),
         ('[output]\nmachines = ["nm_array", "tiny_tpo"]\n', "did you mean 'tiny_tpu'?"),
-        ('[model]\nbuild = "models.nets.build"\n', 'model.build = \'models.nets.build\'; expected "package.module:name"'),
+        ('[model]\nbuild = "models.build"\n', 'model.build = \'models.build\'; expected "package.module:name"'),
         ("[data]\nvalidation = nan\n", "data.validation = nan; expected a finite number"),
         ("data = 3\n", "data = 3; expected a table"),
     ],

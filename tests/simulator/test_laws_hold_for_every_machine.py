@@ -25,7 +25,8 @@ def test_no_law_is_broken_on_drawn_machines(name):
         try:
             broken = broken_laws(layer, machine)
         except InputError as error:
-            assert "misses the buffers by" in str(error)
+            if "misses the buffers by" not in str(error):
+                raise
             assume(False)
         assert broken == []
 
