@@ -48,7 +48,7 @@ from .uniform import largest_uniform
 
 Masks = dict[str, Tensor]
 JUDGE_NOISE = 0.01
-"""Judged losses closer than this share are equal: a short training on about a thousand validation images says no more."""
+"""Judged losses closer than this share count as equal: a short training and a thousand images can say no more."""
 Judge = Callable[[nn.Module, Mapping[str, Tensor]], float]
 """judge(model, masks): how good the network would be with these masks after some training; smaller is better."""
 
