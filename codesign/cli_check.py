@@ -32,8 +32,8 @@ STUDY_KEYS = frozenset({"workloads", "machines", "axes", "objectives"})
 @click.argument("file")
 @JSON
 def check(file: str, as_json: bool) -> None:
-    """Validate a file: machine, study or training TOML, .cfg, topology csv, any safetensors or JSON file of ours, an exported
-    or run directory.
+    """Validate a file: machine, study or training TOML, .cfg, topology csv, any safetensors or JSON file of ours, or a
+    run or exported directory.
 
     Exit status 0 if it is sound; 2 with everything that is wrong if it is not.
     """

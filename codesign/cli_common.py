@@ -113,12 +113,13 @@ class Bar:
             text = f"selection at step {row['step']}: {100 * row['sparsity']:.1f} % of the weights go"
         else:
             text = (
-                f"epoch {row['epoch']}: loss {row['train_loss']:.3f}, validation accuracy {row['validation_accuracy']:.2f} %, "
+                f"epoch {row['epoch']}: loss {row['train_loss']:.3f}, "
+                f"validation accuracy {row['validation_accuracy']:.2f} %, "
                 f"weights pruned {100 * row['weight_sparsity']:.1f} %"
             )
             for name, cost in row.get("machines", {}).items():
                 text += f", {name} {cost['cycles']:,} cycles ({cost['cycles'] / cost['dense_cycles']:.2f} of dense)"
-        self._bar.console.print(text)
+        self._bar.console.print(text, soft_wrap=True)
 
 
 def print_reports(reports: Sequence[Mapping[str, Any]]) -> None:

@@ -51,7 +51,10 @@ def simulate(workload: str, machine_name: str, gemm: bool, reports: str | None, 
 
 
 def read_workload(path: str, machine_name: str, gemm: bool, convention: str) -> Any:
-    """The Trace of a file; convention: whose output sizes a csv has, "pytorch" or "scalesim".  Raises InputError for a file that is missing or of no kind that is known."""
+    """The Trace of a file; convention: whose output sizes a csv has, "pytorch" or "scalesim".
+
+    Raises InputError for a file that is missing or of no kind that is known.
+    """
     from simulator import Trace
     from simulator.errors import InputError
 

@@ -35,6 +35,7 @@ from .judge import make_judge
 from .lookup import look_up
 from .optimize import learning_rate, make_optimizer, training_macs
 from .pruner import Pruner
+from .report import write_report
 from .run_directory import RunDirectory, open_run, write_whole
 from .trace import Activations, measure_activations, record_activation_masks, record_calls, trace_model
 
@@ -283,6 +284,7 @@ def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progres
         "machines": [simulate(trace, machine).to_dict() for machine in machines],
     }
     write_whole(run.report, json.dumps(table, indent=1) + "\n")
+    write_report(run.path)
     if board is not None:
         board.close()
     return TrainResult(run.path, table)

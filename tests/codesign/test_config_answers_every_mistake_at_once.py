@@ -81,9 +81,7 @@ def test_an_override_is_named_as_such(tmp_path: Path) -> None:
         good, tmp_path, "train.epoch=3"
     )
     half = _message(good, tmp_path, "train.epochs=3.5")
-    assert "--set train.epochs=3.5: train.epochs = 3.5; expected an integer" in _message(
-        good, tmp_path, "train.epochs=3.5"
-    )
+    assert "--set train.epochs=3.5: train.epochs = 3.5; expected an integer" in half
     assert "expected KEY=VALUE" in _message(good, tmp_path, "train.epochs")
     assert "'name' holds a value, not a section" in _message(good, tmp_path, "name.first=3")
 
