@@ -27,7 +27,7 @@ CAUSES = {
 }
 """The causes that simulator/counts.py names, in the order of the bars; a machine's other causes follow them."""
 OTHERS = 6
-LEFT, RIGHT = 196.0, WIDTH - 172
+LEFT, RIGHT = 196.0, WIDTH - 190
 BAR, PITCH = 10.0, 31.0
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import report_units as units
-from .report_svg import Scale, element, padded, polyline, svg, text, title, x_axis, y_axis
+from .report_svg import Scale, element, escape, padded, polyline, svg, text, title, x_axis, y_axis
 
 PANEL = (340.0, 236.0)
 """Width and height of a small chart; three of them share a row of the page where it is wide enough."""
@@ -77,7 +77,7 @@ def legend(lines: Sequence[Line]) -> str:
     """Names and colours of lines, as HTML."""
     return element(
         "p",
-        *(element("span", element("i", " ", class_=line.class_), line.name, class_="key") for line in lines),
+        *(element("span", element("i", " ", class_=line.class_), escape(line.name), class_="key") for line in lines),
         class_="legend",
     )
 

@@ -17,10 +17,10 @@ from .report_svg import element, escape
 
 SIZES = ("_bytes",)
 WORK_LEAD = {
-    "dense_macs": "Work is counted as the MACs of the dense layer, so higher is always faster, and only skipping lifts a "
-    "point above the flat roof.",
-    "issued_macs": "Work is counted as the MACs that the array issued: what is skipped is no work, and no point is above "
-    "either roof.",
+    "dense_macs": "Work is counted as the MACs of the dense layer, so higher is always faster, and only skipping lifts "
+    "a point above the flat roof.",
+    "issued_macs": "Work is counted as the MACs that the array issued: what is skipped is no work, and no point is "
+    "above either roof.",
 }
 
 
@@ -35,8 +35,8 @@ def cycles(on: OnMachine, number: int, tail: str) -> str:
     causes = causes_of(on.layers)
     dense, now = on.dense, on.now
     lead = (
-        f"{units.exact(dense['cycles'])} cycles dense, {units.exact(now['cycles'])} pruned; the parts sum to the whole. "
-        f"Multipliers did useful work in {units.percent(now['utilisation'])} of their slots "
+        f"{units.exact(dense['cycles'])} cycles dense, {units.exact(now['cycles'])} pruned; the parts sum to the "
+        f"whole. Multipliers did useful work in {units.percent(now['utilisation'])} of their slots "
         f"({units.percent(dense['utilisation'])} dense). In each pair the paler bar above is the dense layer. "
         "Blue is work, violet the array's own overhead, warm colours wait for DRAM."
     )
@@ -100,8 +100,8 @@ def roof(on: OnMachine, number: int, tail: str) -> str:
     )
     lead = (
         "Each layer moves from the hollow point, dense, to the numbered one, pruned. A layer at the slanted roof waits "
-        "for memory: fewer weights help it only by moving fewer bytes. One far below both roofs loses its time to fills, "
-        "drains and latency."
+        "for memory: fewer weights help it only by moving fewer bytes. One far below both roofs loses its time to "
+        "fills, drains and latency."
     )
     switch = _switch({work.replace("_", "-"): words for work, words in WORK.items()})
     return section(

@@ -1,4 +1,4 @@
-"""A layer's mask as a small picture: the weight seen as [k, n], k downwards, the darker the more weights kept.
+"""A layer's mask as a small picture: the weight seen as [k, n], k downwards, the stronger the more weights kept.
 
 A mask larger than the picture is averaged over squares, so stripes are removed channels, squares removed
 blocks, and even grey a fine pattern such as 2:4.  Groups of a convolution stand side by side.  It leaves out

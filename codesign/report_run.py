@@ -142,7 +142,7 @@ def read_run(run_dir: str | Path) -> Run:
         _numbers(table, ("seed", "accuracy", "weight_sparsity"), str(run.report))
         _numbers(table["training"], SPENT, f"{run.report}, training")
         epochs = [_epoch(line, str(run.metrics)) for line in lines if line["event"] == "epoch"]
-        selections = [_numbers(line, ("step",), str(run.metrics)) for line in lines if line["event"] == "selection"]
+        selections = [_selection(line, str(run.metrics)) for line in lines if line["event"] == "selection"]
         comparison = [_numbers(row, COMPARED, f"{run.report}, comparison") for row in table.get("comparison", ())]
         names = [table["name"], *(row["label"] for row in comparison)]
         if not all(isinstance(name, str) for name in names):
@@ -288,4 +288,12 @@ def _epoch(line: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     _numbers(line, EPOCH, where, finite=False)  # a validation loss may overflow; charts leave such points out
     for name, priced in line.get("machines", {}).items():
         _numbers(priced, PRICED, f"{where}, machine {name}")
+    return line
+
+
+def _selection(line: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    _numbers(line, ("step",), where)
+    for one in line.get("finalists", ()):
+        judged = () if one.get("judged") is None else ("judged",)
+        _numbers(one, ("latency", "energy", "loss", *judged), f"{where}, finalist {one.get('label')}", finite=False)
     return line

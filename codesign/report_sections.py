@@ -135,26 +135,24 @@ def training(run: Run) -> str:
         Line("validation", "l-first", points("validation_loss")),
         Line("training", "l-second", points("train_loss")),
     ]
-    cost = [Line("weights kept", "l-weights", [(row["epoch"], 1.0 - row["weight_sparsity"]) for row in run.epochs])]
+    first = events[0].at if events else 0.0
+    cost = [
+        Line(
+            "weights kept",
+            "l-weights",
+            _from_dense([(e["epoch"], 1 - e["weight_sparsity"]) for e in run.epochs], first),
+        )
+    ]
     for number, on in enumerate(run.machines):
         name, colour = on.machine.name, number % 3
         priced = [(row["epoch"], row["machines"][name]) for row in run.epochs if name in row.get("machines", {})]
-        on_name = f" on {name}" if len(run.machines) > 1 else ""
-        if priced:
-            cost.append(
-                Line(
-                    f"cycles{on_name}",
-                    f"l-cycles-{colour}",
-                    [(epoch, c["cycles"] / c["dense_cycles"]) for epoch, c in priced],
-                )
-            )
-            cost.append(
-                Line(
-                    f"energy{on_name}",
-                    f"l-energy-{colour}",
-                    [(epoch, c["energy_pj"] / c["dense_energy_pj"]) for epoch, c in priced],
-                )
-            )
+        where = f" on {name}" if len(run.machines) > 1 else ""
+        for kind, of in (("cycles", "cycles"), ("energy", "energy_pj")):
+            shares = [
+                (epoch, cost_of[of] / cost_of[f"dense_{of}"]) for epoch, cost_of in priced if cost_of[f"dense_{of}"]
+            ]
+            if shares:
+                cost.append(Line(f"{kind}{where}", f"l-{kind}-{colour}", _from_dense(shares, first)))
     targets = []
     if run.config.hardware is not None:
         hardware = run.config.hardware
@@ -178,7 +176,8 @@ def training(run: Run) -> str:
     lead = (
         f"{len(run.epochs)} epochs in {units.seconds(spent['seconds'])}, of which choosing structures took "
         f"{units.seconds(spent['selection_seconds'])}. Sparse training needed {units.short(spent['macs'])} "
-        f"multiply-accumulates; dense, it would have been {units.short(spent['dense_macs'])}. Validation images are held out of training."
+        f"multiply-accumulates; dense, it would have been {units.short(spent['dense_macs'])}. "
+        "Validation images are held out of training."
     )
     return section("training", "Over training", lead, element("div", *figures, class_="panels"))
 
@@ -198,6 +197,13 @@ def origin(run: Run) -> str:
             element("pre", escape(run.config_text)),
         ),
     )
+
+
+def _from_dense(points: Sequence[tuple[float, float]], selected_at: float) -> list[tuple[float, float]]:
+    """Shares of dense from the start of training: 1 there, and no change before the first selection."""
+    before = [(0.0, 1.0), *(point for point in points if point[0] < selected_at)]
+    kept = [(selected_at, before[-1][1])] if selected_at > before[-1][0] else []
+    return [*before, *kept, *(point for point in points if point[0] >= selected_at)]
 
 
 def _tile(value: str, words: str) -> str:

@@ -28,7 +28,7 @@ STRUCTURE_COLOURS = {
 """RGB by family of structures; mid tones, to be seen on white and on black."""
 MOST_MASKS = 40
 """Pictures of masks are left out of a network with more layers: the table says the same in less room."""
-MASK_SIDE = 48
+MASK_SIDE = 45
 """Most pixels of a mask's picture along one side; ten layers then stand in one row of the page."""
 
 
@@ -47,17 +47,17 @@ def structures(run: Run) -> str:
         head += [*(("runs as", "dense cycles") if on is run.machines[0] else ()), f"cycles{name}", "speed‑up"]
     rows = [_layer_row(number, layer, run.machines, predicted) for number, layer in enumerate(run.layers, start=1)]
     if run.machines:
-        total = ["all layers", "", units.percent(1 - float(run.table["weight_sparsity"])), "", ""] + (
-            [""] if predicted else []
-        )
+        whole = [layer.trace.weight_matrix().size for layer in run.layers]
+        kept = sum(layer.trace.weight_nnz for layer in run.layers) / sum(whole)
+        total = ["all layers", "", units.percent(kept), "", ""] + ([""] if predicted else [])
         for on in run.machines:
             first = ["", units.exact(on.dense["cycles"])] if on is run.machines[0] else []
             total += [*first, units.exact(on.now["cycles"]), units.times(on.row["speedup"])]
         rows.append(total)
     lead = (
         "A weight is seen as a matrix with the reduction (input channel, kernel row, kernel column) downwards and one "
-        "column per filter; the darker, the more of it is kept. Stripes are removed channels, squares removed blocks, "
-        "an even shade a fine pattern."
+        "column per filter; the stronger the colour, the more of it is kept. Stripes are removed channels, squares "
+        "removed blocks, an even shade a fine pattern."
     )
     if run.machines:
         lead += (
@@ -70,7 +70,37 @@ def structures(run: Run) -> str:
         lead,
         pictures,
         table(head, rows, left=2, class_="layers", last_is_total=bool(run.machines)),
+        _finalists(run),
     )
+
+
+def _finalists(run: Run) -> str:
+    """The whole networks that the last selection weighed against each other, where it logged them."""
+    if not run.selections or not run.selections[-1].get("finalists"):
+        return ""
+    last = run.selections[-1]
+    rows = []
+    for one in last["finalists"]:
+        name = escape(one["label"])
+        judged = units.NONE if one.get("judged") is None else f"{one['judged']:.4f}"
+        rows.append(
+            [
+                f"<strong>{name}</strong>, chosen" if one["label"] == last.get("chosen") else name,
+                f"{one['latency']:.4f}",
+                f"{one['energy']:.4f}",
+                f"{one['loss']:.4g}",
+                judged,
+            ]
+        )
+    head = (
+        "network",
+        "cycles, of dense",
+        "energy, of dense",
+        "predicted damage",
+        "validation loss after a short training",
+    )
+    words = f"{len(rows)} whole networks that the selection weighed against each other"
+    return element("details", element("summary", words), table(head, rows))
 
 
 def chip(structure: str) -> str:

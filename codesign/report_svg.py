@@ -43,9 +43,17 @@ def title(*lines: str) -> str:
     return element("title", escape("\n".join(lines)))
 
 
-def svg(width: float, height: float, *content: str, label: str, class_: str = "chart") -> str:
+def svg(width: float, height: float, *content: str, label: str) -> str:
     """A picture that scales with the page.  label: what it shows, for those who cannot see it."""
-    return element("svg", *content, viewBox=f"0 0 {width:g} {height:g}", class_=class_, role="img", aria_label=label)
+    return element(
+        "svg",
+        *content,
+        viewBox=f"0 0 {width:g} {height:g}",
+        # Pictures as wide as the page shrink most on a narrow one; the style sheet then enlarges their text.
+        class_="chart wide" if width == WIDTH else "chart",
+        role="img",
+        aria_label=label,
+    )
 
 
 def middle_cut(words: str, most: int) -> str:

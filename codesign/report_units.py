@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 NONE = "–"
+NO_BREAK = "\u00a0"
+"""A space at which no line ends: a number stays with its unit."""
 COUNTS = ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"))
 ENERGIES_PJ = ((1e12, " J"), (1e9, " mJ"), (1e6, " µJ"), (1e3, " nJ"), (1.0, " pJ"))
 TIMES_S = ((1.0, " s"), (1e-3, " ms"), (1e-6, " µs"), (1e-9, " ns"))
@@ -63,8 +65,8 @@ def _scaled(value: float, units: Sequence[tuple[float, str]], otherwise: str) ->
     for factor, unit in units:
         # 999.96 k would be shown as 1e+03 k: what rounds up to the next unit belongs to it.
         if abs(value) >= 0.9995 * factor:
-            return _three_digits(value / factor) + unit
-    return _three_digits(value) + otherwise
+            return _three_digits(value / factor) + unit.replace(" ", NO_BREAK)
+    return _three_digits(value) + otherwise.replace(" ", NO_BREAK)
 
 
 def _three_digits(value: float) -> str:

@@ -61,6 +61,21 @@ def test_a_layer_named_as_markup_stays_a_name(tiny_run: Path) -> None:
     assert {attributes["src"][:11] for tag, attributes in tags.found if tag == "img"} == {"data:image/"}
 
 
+def test_a_machine_and_a_finalist_named_as_markup_stay_names(tiny_run: Path, tmp_path: Path) -> None:
+    machine = tmp_path / "hostile.toml"
+    machine.write_text(f"base = 'nm_array'\nname = {json.dumps(HOSTILE)}\n", encoding="utf-8")
+    with_layer(tiny_run, LayerTrace("only", Gemm(8, 64, 32)), str(machine))
+    finalist = {"label": HOSTILE, "latency": 0.5, "energy": 0.25, "loss": 0.125, "judged": 0.0625}
+    with (tiny_run / "metrics.jsonl").open("a", encoding="utf-8") as handle:
+        handle.write(json.dumps({"event": "selection", "step": 1, "chosen": HOSTILE, "finalists": [finalist]}) + "\n")
+    text = write_report(tiny_run).read_text(encoding="utf-8")
+    tags = Tags()
+    tags.feed(text)
+    assert sum(tag == "script" for tag, _ in tags.found) == 1
+    assert not any(name.startswith("on") for _, attributes in tags.found for name in attributes)
+    assert all(number in tags.text for number in ("0.5000", "0.2500", "0.125", "0.0625"))
+
+
 def test_nothing_is_fetched_from_anywhere(tiny_run: Path) -> None:
     tags = Tags()
     text = write_report(tiny_run).read_text(encoding="utf-8")
@@ -168,14 +183,20 @@ def test_a_directory_that_is_no_run_says_so(tmp_path: Path) -> None:
         ),
         ("metrics.jsonl", lambda data: data[:-9], r"metrics\.jsonl, line \d+: not valid JSON"),
         ("metrics.jsonl", lambda data: data.replace(b"train_loss", b"los"), r"metrics\.jsonl: train_loss missing"),
+        (
+            "metrics.jsonl",
+            lambda data: data + b'{"event": "selection", "step": 1, "finalists": [{"label": "a", "loss": "b"}]}',
+            r"finalist a: latency missing, energy missing, loss = 'b'",
+        ),
         ("metrics.jsonl", lambda data: b"", r"metrics\.jsonl: no line of an epoch"),
         ("trace.safetensors", lambda data: data[:-1], r"trace\.safetensors"),
         ("config.toml", lambda data: data + b"\nepohcs = 3\n", r"config\.toml, line \d+: unknown key"),
     ],
 )
 def test_a_damaged_file_is_named(tiny_run: Path, name: str, damage: Callable[[bytes], bytes], message: str) -> None:
-    path = tiny_run / name
+    path, page = tiny_run / name, tiny_run / "report.html"
+    page.unlink(missing_ok=True)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(InputError, match=message):
         write_report(tiny_run)
-    assert not (tiny_run / "report.html").exists()
+    assert not page.exists()
