@@ -122,6 +122,25 @@ class Bar:
         self._bar.console.print(text, soft_wrap=True)
 
 
+def print_comparison(rows: Sequence[Mapping[str, Any]], machine: str) -> None:
+    """Networks of equal training beside each other on one machine, a row each."""
+    print_table(
+        f"the same epochs and seed, on {machine}",
+        ("network", "accuracy", "cycles", "speed-up", "energy", "weights pruned"),
+        [
+            [
+                row["label"],
+                f"{row['accuracy']:.2f}%",
+                counted(row["cycles"]),
+                ratio(row["speedup"]),
+                energy(row["energy_pj"]),
+                f"{100 * row['weight_sparsity']:.1f}%",
+            ]
+            for row in rows
+        ],
+    )
+
+
 def print_reports(reports: Sequence[Mapping[str, Any]]) -> None:
     """A summary of reports in their JSON form, a row per machine."""
     rows = [

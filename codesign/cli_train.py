@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from .cli_common import JSON, MACHINE_HELP, Bar, example, listed, message, print_json, print_layers, print_reports
+from .cli_common import JSON, MACHINE_HELP, Bar, example, listed, message, print_comparison, print_json, print_layers, print_reports
 
 
 def _shipped() -> str:
@@ -67,11 +67,13 @@ def train(
     if out is None:
         assert given is not None
         out = str(latest_directory(given.name) if resume else free_directory(given.name))
+    from .compare import add_comparison
     from .train import run_training
 
     with Bar() as bar:
         message(f"run directory: {out}")
         result = run_training(given, out, resume=resume, device=device, progress=bar)
+        result = add_comparison(result, device=device, progress=bar)
     if as_json:
         print_json(result.table)
         return
@@ -82,6 +84,8 @@ def train(
     )
     if table["machines"]:
         print_reports(table["machines"])
+    if table.get("comparison"):
+        print_comparison(table["comparison"], table["machines"][0]["machine"])
     click.echo(f"run directory: {table['run']}")
     page = Path(table["run"]) / "report.html"
     if page.is_file():

@@ -100,6 +100,8 @@ class HardwareConfig(Section):
     finalists: Annotated[int, Field(ge=1)] = 6
     judge_steps: Annotated[int, Field(ge=0)] = 60
     """Training steps that each finalist gets before validation images decide; 0 = the predicted damage decides."""
+    only: str | None = None
+    """The label of the one network to take: an objective's name or "uniform STRUCTURE"; None = the best finalist."""
     select_at: Annotated[tuple[float, ...], Field(strict=False, min_length=1)] = (0.25,)
     """Progress through training, 0 to 1, at which the structures are chosen; several = several events."""
 
@@ -116,6 +118,13 @@ class OutputConfig(Section):
     tensorboard: bool = False
 
 
+class CompareConfig(Section):
+    """Which networks are trained beside ours, with the same data, seed and epochs, and shown in one table with it."""
+
+    rows: Texts = ()
+    """ "dense", "magnitude" (blind to the machine, to the same number of weights), or a structure such as "2:4"."""
+
+
 class TrainConfig(Section):
     """One training run.  Without [prune] it is dense, without [hardware] it is blind to any machine."""
 
@@ -126,6 +135,7 @@ class TrainConfig(Section):
     train: OptimizeConfig = OptimizeConfig()
     prune: PruneConfig | None = None
     hardware: HardwareConfig | None = None
+    compare: CompareConfig = CompareConfig()
     output: OutputConfig = OutputConfig()
 
     @property
@@ -167,6 +177,7 @@ def hardware_cost(config: TrainConfig, judge: Any = None) -> Any:
         objective=hardware.objective,
         finalists=hardware.finalists,
         judge=judge,
+        only=hardware.only,
     )
 
 
@@ -359,6 +370,14 @@ def _check_meaning(
         except InputError as error:
             errors.append(InputError(str(error), where=_place(location, where, text, sources)))
 
+    from .compare import check_row
+
+    if config.compare.rows and not config.machines:
+        errors.append(InputError("compare.rows without a machine to compare on",
+                                 where=_place(("compare", "rows"), where, text, sources),
+                                 expected="a [hardware] section or output.machines"))
+    for row in config.compare.rows:
+        check(("compare", "rows"), lambda row=row: check_row(row))
     for machine in config.output.machines or ():
         check(("output", "machines"), lambda machine=machine: load_machine(machine))
     if config.hardware is not None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from simulator import Machine, load_machine, simulate
 from simulator.errors import InputError, nearest
-from simulator.structure import DENSE, Structure
+from simulator.structure import DENSE, Structure, parse
 
 from .candidates import (
     DENSE_KIND,
@@ -79,7 +79,8 @@ class HardwareCost:
     groups); None = all that the machine gains from.  densities: shares kept where a structure fixes none, channels
     among them.  objective: a name of OBJECTIVES, the predicted damage that is minimised.  finalists: how many
     distinct networks (from every objective, and the best uniform one of each structure) the judge compares; without
-    a judge the first is taken.  log: one row per selection, with a part that the inputs determine and "seconds".
+    a judge the first is taken.  only: the label of the one network to take instead, an objective's name or "uniform
+    STRUCTURE", for comparisons.  log: one row per selection, with a part that the inputs determine and "seconds".
 
     Raises InputError for a machine, target, structure or objective that is not one.
     """
@@ -92,6 +93,7 @@ class HardwareCost:
     objective: str = "fisher_log"
     finalists: int = 6
     judge: Judge | None = None
+    only: str | None = None
     log: list[dict[str, Any]] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -111,6 +113,9 @@ class HardwareCost:
         if isinstance(self.finalists, bool) or not isinstance(self.finalists, int) or self.finalists < 1:
             errors.append(InputError(f"finalists = {self.finalists!r}", where="HardwareCost",
                                      expected="an integer of at least 1"))
+        if self.only is not None and self.only not in (*OBJECTIVES, *(f"uniform {text}" for text in candidates)):
+            errors.append(InputError(f"only = {self.only!r}", where="HardwareCost", expected="a finalist's label",
+                                     fix=nearest(self.only, [*OBJECTIVES, *(f"uniform {text}" for text in candidates)])))
         try:
             kinds_of(candidates, self.densities, machine)
         except InputError as error:
@@ -160,11 +165,16 @@ class _Selection:
         options = priced_options(self.sites, self.kept, self.oracle, self.activations)
         self.seconds["price"] = time.perf_counter() - started
         started = time.perf_counter()
-        first = self._solved(self.cost.objective, options)
+        only = self.cost.only
+        if only is not None and only not in OBJECTIVES:
+            structure = only.removeprefix("uniform ")
+            first = self._uniform(DENSE if structure == "channel" else parse(structure))
+        else:
+            first = self._solved(only or self.cost.objective, options)
         if first is None:
             raise self._infeasible(options)
         found = [first]
-        if self.cost.judge is not None and self.cost.finalists > 1:
+        if only is None and self.cost.judge is not None and self.cost.finalists > 1:
             others = [self._solved(name, options) for name in OBJECTIVES if name != self.cost.objective]
             structures = dict.fromkeys(kind.structure for kind in self.kinds)
             uniform = sorted((one for structure in structures if (one := self._uniform(structure)) is not None),
