@@ -50,6 +50,11 @@ class Count(IntEnum):
     STALL_INPUT = auto()
     STALL_PSUM = auto()
     STALL_OUTPUT = auto()  # no free output buffer, or the last results go to DRAM
+    # losses of sparse machines, where the array could have worked but its parts were not all busy
+    IMBALANCE = auto()  # at a barrier, units wait for the slowest
+    BANK_CONFLICT = auto()  # products queue for the same accumulator bank
+    FRAGMENTATION = auto()  # slots of a vector or a pass that the nonzeros do not fill
+    HALO = auto()  # partial sums at tile borders are exchanged
 
 
 FIRST_CAUSE = Count.COMPUTE
