@@ -167,7 +167,6 @@ def _stack(total: Mapping[str, Any], causes: Sequence[str], x: Scale, height: fl
             said = title(
                 name,
                 f"{cause}: {units.exact(cycles)} cycles, {units.percent(cycles / total['cycles'])}",
-                CAUSES.get(cause, ""),
             )
             parts.append(
                 element(

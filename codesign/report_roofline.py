@@ -57,7 +57,7 @@ def roofline(on: OnMachine, work: str) -> str | None:
                     "g",
                     _said(layer, "pruned", now, work),
                     element("circle", r=9.5),
-                    text(0, 4, number, "number", "middle"),
+                    text(0, 4, number, "number" if number < 100 else "number tight", "middle"),
                     class_="to",
                     transform=at,
                 )
