@@ -36,6 +36,10 @@ CASES = {
         "train": {"epochs": 4, "checkpoint_every": 3, "optimizer": "sgd"},
         "prune": {"structure": "unstructured", "sparsity": 0.7, "criterion": "fisher", "scope": "global"},
     },
+    "chosen by a machine at two events": {
+        "train": {"epochs": 4, "checkpoint_every": 3},
+        "hardware": {"target_latency": 0.8, "select_at": [0.3, 0.7], "finalists": 2, "judge_steps": 3},
+    },
     "adam, gradual, n:m": {
         "train": {"epochs": 4, "checkpoint_every": 4, "optimizer": "adam", "lr": 0.002},
         "prune": {"structure": "2:4", "schedule": "agp"},
