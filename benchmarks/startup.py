@@ -15,7 +15,10 @@ from pathlib import Path
 from machine import describe, write_result
 
 ROOT = Path(__file__).resolve().parents[1]
-FIRST = ("from simulator import *; simulate(Trace([LayerTrace('layer', Gemm(64, 64, 64))]), load_machine('systolic_ws'))")
+FIRST = """
+from simulator import Gemm, LayerTrace, Trace, load_machine, simulate
+simulate(Trace([LayerTrace('layer', Gemm(64, 64, 64))]), load_machine('systolic_ws'))
+"""
 
 
 def seconds(command: list[str], runs: int, **environment: str) -> float:
@@ -31,9 +34,9 @@ def seconds(command: list[str], runs: int, **environment: str) -> float:
 def import_seconds(name: str, runs: int) -> float:
     """Median seconds of `import name` itself, the interpreter's own start not counted."""
     code = f"import time; t = time.perf_counter(); import {name}; print(time.perf_counter() - t)"
-    taken = [float(subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True).stdout)
-             for _ in range(runs)]
-    return statistics.median(taken)
+    command = [sys.executable, "-c", code]
+    runs_of_it = [subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True) for _ in range(runs)]
+    return statistics.median(float(run.stdout) for run in runs_of_it)
 
 
 def main() -> None:

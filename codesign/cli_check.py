@@ -207,8 +207,7 @@ def _device() -> dict[str, Any]:
 
 
 def _numba_cache() -> str:
-    if chosen := os.environ.get("NUMBA_CACHE_DIR"):
-        return f"{chosen} (NUMBA_CACHE_DIR)"
-    place = Path(_place("simulator")) / "machines" / "__pycache__"
-    writable = os.access(place if place.is_dir() else place.parent, os.W_OK)
-    return f"{place}" if writable else "the user's cache folder, since the package's own is not writable"
+    from simulator.jit import cache_dir
+
+    folder = cache_dir()
+    return f"{folder}, {len(list(folder.rglob('*.nbc')))} compiled functions" if folder.is_dir() else f"{folder}, empty"

@@ -97,9 +97,9 @@ def machines(name: str | None, as_json: bool) -> None:
         if as_json:
             print_json({"schema": 1, "machine": _finite(fields)})
             return
-        from .toml_text import write_toml
+        import tomli_w
 
-        click.echo(write_toml(fields), nl=False)
+        click.echo(tomli_w.dumps(fields), nl=False)
         return
     loaded = [load_machine(preset) for preset in preset_names()]
     if as_json:

@@ -9,7 +9,18 @@ from pathlib import Path
 
 import click
 
-from .cli_common import JSON, MACHINE_HELP, Bar, example, listed, message, print_comparison, print_json, print_layers, print_reports
+from .cli_common import (
+    JSON,
+    MACHINE_HELP,
+    Bar,
+    example,
+    listed,
+    message,
+    print_comparison,
+    print_json,
+    print_layers,
+    print_reports,
+)
 
 
 def _shipped() -> str:

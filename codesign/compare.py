@@ -46,7 +46,8 @@ def add_comparison(result: TrainResult, *, device: str = "auto", progress: Progr
     for name in config.compare.rows:
         folder = Path(run.path) / "compare" / re.sub(r"[^\w.-]+", "-", name)
         beside = _beside(config, name, run.trace)
-        trained = run_training(beside, folder, resume=(folder / "config.toml").is_file(), device=device, progress=progress)
+        begun = (folder / "config.toml").is_file()
+        trained = run_training(beside, folder, resume=begun, device=device, progress=progress)
         rows.append(_row(_label(name), dict(trained.table)))
     table = {**result.table, "comparison": [*rows[1:], rows[0]]}
     write_whole(run.report, json.dumps(table, indent=1) + "\n")

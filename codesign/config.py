@@ -13,11 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from simulator.errors import InputError, nearest
-
-from .toml_text import write_toml
 
 SHIPPED = Path(__file__).parent / "configs"
 DOTTED = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
@@ -157,7 +156,7 @@ class TrainConfig(Section):
 
     def to_toml(self) -> str:
         """The configuration as resolved, every default written out; reading it gives an equal TrainConfig."""
-        return write_toml(self.model_dump(exclude_none=True))
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
 
 
 def hardware_cost(config: TrainConfig, judge: Any = None) -> Any:

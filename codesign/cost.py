@@ -113,9 +113,10 @@ class HardwareCost:
         if isinstance(self.finalists, bool) or not isinstance(self.finalists, int) or self.finalists < 1:
             errors.append(InputError(f"finalists = {self.finalists!r}", where="HardwareCost",
                                      expected="an integer of at least 1"))
-        if self.only is not None and self.only not in (*OBJECTIVES, *(f"uniform {text}" for text in candidates)):
+        labels = [*OBJECTIVES, *(f"uniform {text}" for text in candidates)]
+        if self.only is not None and self.only not in labels:
             errors.append(InputError(f"only = {self.only!r}", where="HardwareCost", expected="a finalist's label",
-                                     fix=nearest(self.only, [*OBJECTIVES, *(f"uniform {text}" for text in candidates)])))
+                                     fix=nearest(self.only, labels)))
         try:
             kinds_of(candidates, self.densities, machine)
         except InputError as error:

@@ -42,6 +42,7 @@ class LeNet5(nn.Module):
         init_he_(self)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits [batch, classes] of images [batch, channels, h, w]."""
         x = self.pool1(self.relu1(self.conv1(images)))
         x = self.pool2(self.relu2(self.conv2(x)))
         x = torch.flatten(x, 1)

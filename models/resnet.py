@@ -34,6 +34,7 @@ class BasicBlock(nn.Module):
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """[batch, channels, h, w] -> [batch, out channels, h/stride, w/stride]."""
         inner = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
         y: Tensor = self.relu2(inner + self.downsample(x))
         return y
@@ -75,6 +76,7 @@ class SmallResNet(nn.Module):
         init_he_(self)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits [batch, classes] of images [batch, channels, h, w]."""
         x = self.relu(self.bn1(self.conv1(images)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
@@ -120,6 +122,7 @@ class ResNet18(nn.Module):
         init_he_(self)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits [batch, classes] of images [batch, channels, h, w]."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         logits: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))

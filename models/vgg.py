@@ -53,5 +53,6 @@ class VGG(nn.Module):
         init_he_(self)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits [batch, classes] of images [batch, channels, h, w]."""
         logits: Tensor = self.fc(torch.flatten(self.avgpool(self.features(images)), 1))
         return logits

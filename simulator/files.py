@@ -40,7 +40,9 @@ def save(path: str | Path, kind: str, header: Mapping[str, Any], tensors: Mappin
     arrays = {name: array if array.ndim == 0 else np.ascontiguousarray(array) for name, array in tensors.items()}
     target = Path(path)
     partial = target.with_name(target.name + ".part")
-    partial.write_bytes(pack(arrays, {f"espalier_{kind}": text, "sha256": digest(text, arrays)}))
+    # One key: safetensors writes several in any order, and equal files shall have equal bytes.
+    sealed = json.dumps({"header": header, "sha256": digest(text, arrays)}, sort_keys=True)
+    partial.write_bytes(pack(arrays, {f"espalier_{kind}": sealed}))
     partial.replace(target)
 
 
@@ -54,10 +56,15 @@ def load(path: str | Path, kind: str, made_by: str) -> tuple[dict[str, Any], Arr
     text = metadata.get(f"espalier_{kind}")
     if text is None:
         raise InputError(f"holds no Espalier {kind}", where=where, expected=f"a file written by {made_by}")
-    if metadata.get("sha256") != digest(text, tensors):
+    try:
+        sealed = json.loads(text)
+        header, checksum = sealed["header"], sealed["sha256"]
+    except (ValueError, KeyError, TypeError):
+        header, checksum = None, None
+    if checksum is None or checksum != digest(json.dumps(header, sort_keys=True), tensors):
         raise InputError("its checksum does not match its content", where=where, expected="an undamaged file",
                          fix=f"copy it again or make it again with {made_by}")
-    return json.loads(text), tensors
+    return header, tensors
 
 
 def read(path: str | Path) -> tuple[Arrays, dict[str, str]]:

@@ -93,13 +93,13 @@ def tiny_config(tmp_path: Path) -> Callable[..., Path]:
     """Writes TINY with some sections changed as a TOML file."""
 
     def write(**sections: object) -> Path:
-        from codesign.toml_text import write_toml
+        import tomli_w
 
         table = json.loads(json.dumps(TINY))
         for name, value in sections.items():
             table[name] = {**table.get(name, {}), **value} if isinstance(value, dict) else value
         path = tmp_path / "config.toml"
-        path.write_text(write_toml(table), encoding="utf-8")
+        path.write_text(tomli_w.dumps(table), encoding="utf-8")
         return path
 
     return write

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
 import pytest
 
 from codesign.config import check_config, line_of, load_config, shipped_names
-from codesign.toml_text import write_toml
 from simulator.errors import InputError
 
 BROKEN = """\
@@ -118,16 +116,6 @@ def test_a_shipped_configuration_reads_back_equal_from_its_resolved_form(name: s
     (tmp_path / "resolved.toml").write_text(config.to_toml(), encoding="utf-8")
     assert load_config(str(tmp_path / "resolved.toml")) == config
     assert config.data.source == "fashion-mnist-mini"
-
-
-def test_written_toml_reads_back_equal() -> None:
-    table = {
-        "a": 'quotes " and \\ and \n and é',
-        "b": [1, 2.5e-7, True, float("inf")],
-        "c": {"x.y z": {"k": -1}, "empty": {}},
-        "d": {"list": [{"in": 1}]},
-    }
-    assert tomllib.loads(write_toml(table)) == table
 
 
 def test_a_line_is_found_by_its_whole_path() -> None:

@@ -86,7 +86,7 @@ def test_all_but_the_tensors_is_json() -> None:
 
 def test_a_state_of_other_settings_is_refused_by_name() -> None:
     state = start(CONFIGS[0])[2].state_dict()
-    with pytest.raises(InputError, match="sparsity was 0.8; expected 0.7 as configured now"):
+    with pytest.raises(InputError, match=r"sparsity was 0\.8; expected 0\.7 as configured now"):
         start({**CONFIGS[0], "sparsity": 0.7})[2].load_state_dict(state)
 
 

@@ -1,5 +1,7 @@
 """Schedules against published numbers, and the law of every one of them: never back, and exactly 1 at the end."""
 
+import itertools
+
 import pytest
 
 from codesign.schedules import SCHEDULES, OneCycle, parse_schedule
@@ -28,7 +30,7 @@ def test_presets_are_the_papers_and_the_librarys() -> None:
 def test_every_schedule_ends_at_exactly_one_and_never_goes_back(name: str) -> None:
     shares = [SCHEDULES[name](i / 1000) for i in range(1001)]
     assert shares[-1] == 1.0
-    assert all(0.0 <= a <= b <= 1.0 for a, b in zip(shares, shares[1:], strict=False))
+    assert all(0.0 <= a <= b <= 1.0 for a, b in itertools.pairwise(shares))
 
 
 @pytest.mark.parametrize("alpha", [13, 14, 15])

@@ -88,5 +88,5 @@ def test_two_of_four_is_reached_in_whole_steps(share: float, kept: int) -> None:
 def test_nan_scores_and_densities_outside_the_unit_interval_are_refused() -> None:
     with pytest.raises(InputError, match="a score is NaN"):
         project(torch.tensor([[1.0, math.nan]]), "unstructured", 0.5)
-    with pytest.raises(InputError, match="density 1.5"):
+    with pytest.raises(InputError, match=r"density 1\.5"):
         project(torch.ones(2, 2), "unstructured", 1.5)
