@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .structure import conforms, parse
+from .structure import parse
 from .trace import LayerTrace
 from .workload import Conv2d, Gemm, Operation
 
@@ -50,8 +50,9 @@ class Physical:
 def lower(layer: LayerTrace, *, compact_channels: bool, nm: tuple[str, ...]) -> Physical:
     """The physical GEMM of `layer` on a machine that removes empty channels and exploits the n:m patterns `nm`."""
     operation, mask = layer.operation, None
-    if layer.packed_weight is not None:
-        mask = layer.weight_matrix()
+    whole = None if layer.packed_weight is None else layer.weight_matrix()
+    if whole is not None:
+        mask = whole
         if compact_channels:
             operation, mask = _without_empty_channels(operation, mask)
     gemm = operation.gemm()
@@ -59,16 +60,21 @@ def lower(layer: LayerTrace, *, compact_channels: bool, nm: tuple[str, ...]) -> 
     kept, of = (1, 1) if mask is None else _tightest_pattern(mask, nm)
     k = gemm.k // of * kept + min(gemm.k % of, kept)
     return Physical(operation, gemm.m, k, gemm.n, gemm.k, operation.groups, kept, of, mask,
-                    useful_macs(layer), layer.operation.macs, removed)
+                    useful_macs(layer, whole), layer.operation.macs, removed)
 
 
-def useful_macs(layer: LayerTrace) -> int:
-    """Products of the layer with both operands nonzero (padding counts as zero once an input mask is known)."""
+def useful_macs(layer: LayerTrace, weights: NDArray[np.bool_] | None = None) -> int:
+    """Products of the layer with both operands nonzero (padding counts as zero once an input mask is known).
+
+    weights: layer.weight_matrix() where the caller has it already.
+    """
     gemm = layer.operation.gemm()
     if layer.packed_weight is None:
         per_row = np.full((layer.operation.groups, gemm.k), gemm.n, dtype=np.int64)
     else:
-        per_row = layer.weight_matrix().sum(axis=2, dtype=np.int64)
+        from .lowering_kernel import nonzeros_per_row
+
+        per_row = nonzeros_per_row(layer.weight_matrix() if weights is None else weights)
     if layer.packed_input is not None:
         # Python integers through object arrays would be slow; the door check of workload.py bounds the sum.
         return int((per_row * nonzero_inputs_per_row(layer)).sum())
@@ -126,11 +132,15 @@ def _at_least_one(live: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _tightest_pattern(mask: NDArray[np.bool_], nm: tuple[str, ...]) -> tuple[int, int]:
     """(n, m) of the first pattern, by n/m then m, to which every group of the mask conforms; (1, 1) if none."""
+    if not nm:
+        return 1, 1
+    from .lowering_kernel import most_in_group
+
     patterns = [parse(text) for text in nm]
     pairs = sorted(((p.keep or 1, int(p.group[0])) for p in patterns), key=lambda pair: (pair[0] / pair[1], pair[1]))
     for kept, of in pairs:
         if kept == of:
             break
-        if all(conforms(one, parse(f"{kept}:{of}")) for one in mask):
+        if most_in_group(mask, of) <= kept:
             return kept, of
     return 1, 1

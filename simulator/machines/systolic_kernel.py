@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-untyped-calls
 """The time line of a systolic array and its memory: docs/model.md sections 1.3 to 1.7, step by step.
 
 One kernel visits the tiles in loop order and keeps a handful of times: when the channel is free, when each

@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-untyped-calls
 """Capacities and lower bounds of all candidate tilings at once.
 
 A bound is what no time line can beat: the array's own time plus the first loads and the last store, or all
