@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .counts import CAUSES, Count
 from .engine import simulate_layer
@@ -18,7 +19,7 @@ from .errors import InputError
 from .hardware import Machine
 from .report import LayerReport
 from .trace import LayerTrace
-from .workload import Conv2d
+from .workload import Conv2d, Operation
 
 STALLS = (Count.COLD_FILL, Count.STALL_WEIGHT, Count.STALL_INPUT, Count.STALL_PSUM, Count.STALL_OUTPUT)
 BUFFERS = ("input_buffer_bytes", "weight_buffer_bytes", "output_buffer_bytes")
@@ -60,10 +61,10 @@ def _of_one_report(report: LayerReport, machine: Machine) -> Iterator[str]:
         return
     if bytes_ and traffic * per > cycles * bytes_:
         yield f"{traffic} bytes in {cycles} cycles of {bytes_}/{per} bytes"
-    yield from _distinct_words(report)
+    yield from _distinct_words(report, machine)
 
 
-def _distinct_words(report: LayerReport) -> Iterator[str]:
+def _distinct_words(report: LayerReport, machine: Machine) -> Iterator[str]:
     """DRAM must bring every distinct word that the layer needs, and take every output away, at least once."""
     layer, counts = report.layer, report.total.counts
     if report.executed_as == "removed":
@@ -72,8 +73,10 @@ def _distinct_words(report: LayerReport) -> Iterator[str]:
         yield f"{counts[Count.WEIGHT_DRAM_READ_BYTES]} weight bytes read for {layer.weight_nnz} weights"
     weights = layer.weight_matrix()
     operation = layer.operation
-    channels = int(weights.reshape(operation.groups, -1, operation.window, weights.shape[2]).any(axis=(2, 3)).sum())
-    words = channels * _positions_per_channel(operation)
+    channels = weights.reshape(operation.groups, -1, operation.window, weights.shape[2]).any(axis=(2, 3)).reshape(-1)
+    words = int(channels.sum()) * _positions_per_channel(operation)
+    if getattr(machine.array, "compressed_inputs", False):
+        words = _nonzero_words(layer, channels)
     if counts[Count.INPUT_DRAM_READ_BYTES] * 8 < words * layer.input_bits:
         yield f"{counts[Count.INPUT_DRAM_READ_BYTES]} input bytes read for {words} distinct words"
     outputs = int(weights.any(axis=1).sum()) * operation.gemm().m
@@ -81,10 +84,23 @@ def _distinct_words(report: LayerReport) -> Iterator[str]:
         yield f"{counts[Count.OUTPUT_DRAM_WRITE_BYTES]} bytes written for {outputs} outputs"
 
 
-def _positions_per_channel(operation: object) -> int:
-    """Input positions of one channel that at least one output reads, by marking them one by one."""
-    if not isinstance(operation, Conv2d):
-        return operation.m  # type: ignore[attr-defined,no-any-return]
+def _nonzero_words(layer: LayerTrace, channels: NDArray[np.bool_]) -> int:
+    """Nonzero input words that outputs read in the `channels` (bool[in channels]): compressed zeros need not move."""
+    operation, mask = layer.operation, layer.input_mask
+    if mask is None:
+        return int(channels.sum()) * math.floor(layer.input_density * _positions_per_channel(operation))
+    if isinstance(operation, Conv2d):
+        return int(mask[:, channels][:, :, _read_positions(operation)].sum())
+    return int(mask[:, channels].sum())
+
+
+def _positions_per_channel(operation: Operation) -> int:
+    """Input positions of one channel that at least one output reads, over the batch."""
+    return operation.batch * int(_read_positions(operation).sum()) if isinstance(operation, Conv2d) else operation.m
+
+
+def _read_positions(operation: Conv2d) -> NDArray[np.bool_]:
+    """bool[in_h, in_w], True where an output reads, by marking the positions one by one."""
     op = operation
     seen = np.zeros((op.in_h + 2 * op.padding_h, op.in_w + 2 * op.padding_w), dtype=bool)
     for r in range(op.kernel_h):
@@ -92,8 +108,7 @@ def _positions_per_channel(operation: object) -> int:
             y, x = r * op.dilation_h, s * op.dilation_w
             seen[y : y + (op.out_h - 1) * op.stride_h + 1 : op.stride_h,
                  x : x + (op.out_w - 1) * op.stride_w + 1 : op.stride_w] = True
-    inside = seen[op.padding_h : op.padding_h + op.in_h, op.padding_w : op.padding_w + op.in_w]
-    return op.batch * int(inside.sum())
+    return seen[op.padding_h : op.padding_h + op.in_h, op.padding_w : op.padding_w + op.in_w]
 
 
 def _of_related_runs(report: LayerReport, machine: Machine) -> Iterator[str]:

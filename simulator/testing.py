@@ -12,8 +12,9 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from .errors import InputError
 from .hardware import Machine, Memory
-from .machines import model
+from .machines import model, sigma
 from .machines.systolic import Spec
 from .mapping import LOOP_ORDERS, Tiling
 from .structure import block, cover, n_of_m, project
@@ -65,7 +66,19 @@ def systolic_specs(draw: st.DrawFn) -> Spec:
     )
 
 
-SPECS = {"systolic": systolic_specs}
+@st.composite
+def sigma_specs(draw: st.DrawFn) -> sigma.Spec:
+    """Units of 1 to 16 multipliers, with networks from narrow to wider than the unit."""
+    few = st.integers(1, 17)
+    return sigma.Spec(multipliers=draw(st.integers(1, 16)), load_bandwidth=draw(few), stream_bandwidth=draw(few),
+                      row_packing=draw(st.sampled_from(("whole", "split"))), two_sided=draw(st.booleans()),
+                      pipeline_registers=draw(st.sampled_from((0, 1, 4))))
+
+
+SPECS = {
+    "systolic": systolic_specs,
+    "sigma": sigma_specs,
+}
 """How to draw the array of each machine model; a model that joins the table in machines/ adds its line here."""
 
 
@@ -147,11 +160,18 @@ def _weight_masks(draw: st.DrawFn, operation: Operation, rng: np.random.Generato
 
 
 @st.composite
-def tilings(draw: st.DrawFn, layer: LayerTrace, machine: Machine) -> Tiling:
+def tilings(draw: st.DrawFn, layer: LayerTrace, machine: Machine) -> Tiling | None:
     """Legal tilings of any brick, tile and loop order: a draw that does not fit falls back on smaller tiles.
 
-    An ideal memory has one tile.
+    An ideal memory has one tile; None for a model that cuts its layers itself.
     """
+    if not hasattr(model(machine.model), "legal"):
+        try:
+            model(machine.model).run(layer, machine)
+        except InputError as error:
+            assume("misses the buffers by" not in str(error))
+            raise
+        return None
     physical = model(machine.model).physical_gemm(layer, machine)
     if machine.memory.memory == "ideal":
         return Tiling(physical.m, physical.k, physical.n)

@@ -13,6 +13,7 @@ from types import ModuleType
 MACHINES = {
     # model: module, imported on first use so that `import simulator` compiles nothing
     "systolic": "simulator.machines.systolic",
+    "sigma": "simulator.machines.sigma",
 }
 
 
