@@ -30,13 +30,16 @@ from .stationary import StationaryArray
 
 
 def run(
-    layer: LayerTrace, machine: Machine, tiling: Tiling, inputs: NDArray[np.int64], weights: NDArray[np.int64]
+    layer: LayerTrace, machine: Machine, tiling: Tiling, inputs: NDArray[np.int64], weights: NDArray[np.int64],
+    arrivals: list[tuple[int, int, int]] | None = None,
 ) -> tuple[LayerCounts, NDArray[np.int64]]:
     """Step one layer through the machine.
 
     inputs: int[batch, c, h, w] or [m, k]; weights: int[out, c/groups, kh, kw] or [k, n], zero exactly where the
     masks are False.  Returns the counts and the output, int64[batch, out, oh, ow] or [m, n].  With an ideal
-    memory the tiling is not used.  Raises ValueError for a tiling that does not fit the buffers.
+    memory the tiling is not used.  To `arrivals` is added what leaves the array, in order of time: (edge after which a
+    result is visible, column, value), rows and columns that are not in use included.  Raises ValueError for a tiling
+    that does not fit the buffers.
     """
     if machine.array.compact_channels and layer.weight_nnz == 0:
         return _left_out(layer, tiling)
@@ -44,6 +47,7 @@ def run(
     if machine.memory.memory == "ideal":
         tiling = Tiling(operands.m, operands.k, operands.n)
     twin = _Twin(layer, machine, operands, compile_program(operands, machine, tiling))
+    twin.arrivals = arrivals
     now = 0
     while not twin.step(now):
         now += 1
@@ -77,6 +81,7 @@ class _Twin:
         self.depth = ((spec.rows + 1) * (spec.psum_hop_registers + 1) + (spec.cols + 1) * spec.activation_hop_registers
                       + spec.multiplier_latency + spec.accumulator_latency + spec.input_register + spec.output_register)
         self.quiet = self.depth
+        self.arrivals: list[tuple[int, int, int]] | None = None
         self.sequencer = Sequencer(machine, program)
         self.counts = np.zeros(len(Count), dtype=np.int64)
         self.input_halves: dict[int, InputHalf] = {}
@@ -109,7 +114,7 @@ class _Twin:
         results = self._array_edge(vector, row)
         self.channel.edge()
         ended = self.sequencer.close_edge(now)
-        self._collect(results.reshape(-1, self.machine.array.cols))
+        self._collect(now, results.reshape(-1, self.machine.array.cols))
         if ended is not None and ended.last_of_step:
             self._release(self.program.steps[ended.step])
         return False
@@ -213,7 +218,7 @@ class _Twin:
 
     # --- what it gives back --------------------------------------------------------------------------------
 
-    def _collect(self, results: Records) -> None:
+    def _collect(self, now: int, results: Records) -> None:
         """Results that became visible at this edge go to the output half that their fold belongs to."""
         for line in results:
             for col in np.flatnonzero(line["fold"] >= 0):
@@ -222,6 +227,8 @@ class _Twin:
                 if result["real"]:
                     m, n = self._place(fold, int(result["time"]), int(result["row"]), int(col))
                     self._accumulate(fold, m, n, int(result["value"]))
+                if self.arrivals is not None:
+                    self.arrivals.append((now, int(col), int(result["value"])))
                 self.sequencer.collected(fold, int(result["time"]), col == self.machine.array.cols - 1)
 
     def _place(self, fold: Fold, time: int, row: int, col: int) -> tuple[int, int]:
