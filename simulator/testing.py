@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .hardware import Machine, Memory
-from .machines import model, sigma
+from .machines import eyeriss_v2, model, sigma
 from .machines.systolic import Spec
 from .mapping import LOOP_ORDERS, Tiling
 from .structure import block, cover, n_of_m, project
@@ -75,9 +75,18 @@ def sigma_specs(draw: st.DrawFn) -> sigma.Spec:
                       pipeline_registers=draw(st.sampled_from((0, 1, 4))))
 
 
+@st.composite
+def eyeriss_v2_specs(draw: st.DrawFn) -> eyeriss_v2.Spec:
+    """Up to 3 x 2 clusters of up to 3 x 2 PEs."""
+    few = st.integers(1, 3)
+    return eyeriss_v2.Spec(cluster_rows=draw(few), cluster_cols=draw(st.integers(1, 2)), pe_rows=draw(few),
+                           pe_cols=draw(st.integers(1, 2)), simd=draw(few), psum_entries=draw(st.integers(1, 5)))
+
+
 SPECS = {
     "systolic": systolic_specs,
     "sigma": sigma_specs,
+    "eyeriss_v2": eyeriss_v2_specs,
 }
 """How to draw the array of each machine model; a model that joins the table in machines/ adds its line here."""
 
