@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .hardware import Machine, Memory
-from .machines import eyeriss_v2, model, sigma
+from .machines import eyeriss_v2, model, sigma, sparten
 from .machines.systolic import Spec
 from .mapping import LOOP_ORDERS, Tiling
 from .structure import block, cover, n_of_m, project
@@ -83,9 +83,19 @@ def eyeriss_v2_specs(draw: st.DrawFn) -> eyeriss_v2.Spec:
                            pe_cols=draw(st.integers(1, 2)), simd=draw(few), psum_entries=draw(st.integers(1, 5)))
 
 
+@st.composite
+def sparten_specs(draw: st.DrawFn) -> sparten.Spec:
+    """Up to 4 clusters of up to 4 units, chunks shorter and longer than a word."""
+    return sparten.Spec(clusters=draw(st.integers(1, 4)), units_per_cluster=draw(st.integers(1, 4)),
+                        chunk=draw(st.sampled_from((1, 2, 3, 5, 8, 64, 70, 128))),
+                        balancing=draw(st.sampled_from(sparten.BALANCING)),
+                        routing_bandwidth=draw(st.sampled_from((1, 2, 8))))
+
+
 SPECS = {
     "systolic": systolic_specs,
     "sigma": sigma_specs,
+    "sparten": sparten_specs,
     "eyeriss_v2": eyeriss_v2_specs,
 }
 """How to draw the array of each machine model; a model that joins the table in machines/ adds its line here."""

@@ -14,6 +14,7 @@ MACHINES = {
     # model: module, imported on first use so that `import simulator` compiles nothing
     "systolic": "simulator.machines.systolic",
     "sigma": "simulator.machines.sigma",
+    "sparten": "simulator.machines.sparten",
     "eyeriss_v2": "simulator.machines.eyeriss_v2",
 }
 
