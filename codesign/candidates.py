@@ -61,26 +61,45 @@ DENSE_KIND = Kind(DENSE, 1.0)
 
 @dataclass(frozen=True)
 class Objective:
-    """damage(total, kept) of a layer whose importance was `total` and whose mask keeps `kept` of it."""
+    """damage(total, kept, mean) of a layer with importance `total` of which `kept` is left; mean: over all layers."""
 
-    damage: Callable[[float, float], float]
-    of_weights: bool = False  # importance is w^2 rather than the pruner's criterion
+    damage: Callable[[float, float, float], float]
+    of: str = "scores"  # the importance: the pruner's criterion, "weights" (w^2) or "count" (every weight is one)
 
 
-def lost(total: float, kept: float) -> float:
+def lost(total: float, kept: float, mean: float) -> float:
     """What is dropped, additively."""
     return max(total - kept, 0.0)
 
 
-def bottleneck(total: float, kept: float) -> float:
+def bottleneck(total: float, kept: float, mean: float) -> float:
     """total * -log(kept share): what is dropped while little is, and ever more as the layer runs dry."""
-    return total * math.log(1.0 / max(kept / total, LEAST_SHARE)) if kept < total else 0.0
+    return total * _dryness(total, kept)
+
+
+def balanced(total: float, kept: float, mean: float) -> float:
+    """The bottleneck's price with half of a layer's weight its own importance and half that of the mean layer.
+
+    Early importance says what a layer does now; training still to come can use any layer that is left wide enough.
+    """
+    return (total + mean) / 2.0 * _dryness(total, kept)
+
+
+def capacity(total: float, kept: float, mean: float) -> float:
+    """-log(kept share), the same for every layer: no layer may be a bottleneck, whatever it is worth today."""
+    return _dryness(total, kept)
+
+
+def _dryness(total: float, kept: float) -> float:
+    return math.log(1.0 / max(kept / total, LEAST_SHARE)) if kept < total else 0.0
 
 
 OBJECTIVES: dict[str, Objective] = {
     "fisher_log": Objective(bottleneck),
+    "fisher_balanced": Objective(balanced),
+    "capacity": Objective(capacity, of="count"),
     "taylor": Objective(lost),
-    "magnitude_squared": Objective(lost, of_weights=True),
+    "magnitude_squared": Objective(lost, of="weights"),
 }
 
 
@@ -137,7 +156,9 @@ class Site:
 
     def importance(self, objective: Objective) -> Tensor:
         """float64[out, in, window]."""
-        return self.weights if objective.of_weights else self.scores
+        if objective.of == "count":
+            return torch.ones_like(self.scores)
+        return self.weights if objective.of == "weights" else self.scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +171,10 @@ class Priced:
     kept_scores: float
     kept_weights: float
     density: float
+
+    def kept(self, objective: Objective, total: float) -> float:
+        """What is left of an importance that was `total`."""
+        return {"scores": self.kept_scores, "weights": self.kept_weights, "count": self.density * total}[objective.of]
 
 
 def kinds_of(candidates: Sequence[str], densities: Sequence[float], machine: Machine) -> tuple[Kind, ...]:

@@ -97,7 +97,7 @@ class HardwareConfig(Section):
     """Shares kept by candidates that fix none of their own; None = the default of HardwareCost."""
     objective: str = "fisher_log"
     finalists: Annotated[int, Field(ge=1)] = 6
-    judge_steps: Annotated[int, Field(ge=0)] = 60
+    judge_steps: Annotated[int, Field(ge=0)] = 141
     """Training steps that each finalist gets before validation images decide; 0 = the predicted damage decides."""
     only: str | None = None
     """The label of the one network to take: an objective's name or "uniform STRUCTURE"; None = the best finalist."""

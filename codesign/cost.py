@@ -29,6 +29,7 @@ from .candidates import (
     DENSITIES,
     OBJECTIVES,
     Kind,
+    Objective,
     Priced,
     channel_levels,
     exploited,
@@ -180,8 +181,8 @@ class _Selection:
             structures = dict.fromkeys(kind.structure for kind in self.kinds)
             uniform = sorted((one for structure in structures if (one := self._uniform(structure)) is not None),
                              key=lambda one: one.loss)
-            # The best uniform network stands second, so that a small number of finalists includes it.
-            found = _distinct([first, *uniform[:1], *(one for one in others if one is not None), *uniform[1:]])
+            # Uniform networks stand before the other objectives: they are strong, and simple where they win.
+            found = _distinct([first, *uniform, *(one for one in others if one is not None)])
         found = found[: self.cost.finalists]
         self.seconds["solve"] = time.perf_counter() - started
         started = time.perf_counter()
@@ -212,14 +213,19 @@ class _Selection:
         """The table for the solver and, per item, which priced candidate each of its options is."""
         rule = OBJECTIVES[objective]
         items, rows = [], []
+        mean = self._mean(rule)
         for site, priced in zip(self.sites, options, strict=True):
             total = float(site.importance(rule).sum())
-            made = [Option(one.levels, rule.damage(total, one.kept_weights if rule.of_weights else one.kept_scores),
+            made = [Option(one.levels, rule.damage(total, one.kept(rule, total), mean),
                            self._budgeted(one.price)) for one in priced]
             kept = without_dominated(made)
             items.append(Item(site.name, site.groups, tuple(made[index] for index in kept)))
             rows.append([priced[index] for index in kept])
         return Problem(tuple(len(levels) for levels in self.kept), tuple(items)), rows
+
+    def _mean(self, rule: Objective) -> float:
+        """Importance of the mean layer."""
+        return sum(float(site.importance(rule).sum()) for site in self.sites) / len(self.sites)
 
     def _states(self, network: Sequence[Priced]) -> _State:
         channels: dict[int, Tensor] = {}
@@ -259,7 +265,7 @@ class _Selection:
             flat = torch.ones_like(importance, dtype=torch.bool) if mask is None else mask.reshape(importance.shape)
             kind = state[1][site.name]
             structure = str(kind.structure) if kind != DENSE_KIND else "dense" if mask is None else "channel"
-            loss = rule.damage(float(importance.sum()), float((importance * flat).sum()))
+            loss = rule.damage(float(importance.sum()), float((importance * flat).sum()), self._mean(rule))
             choices.append(StructureChoice(site.name, structure, float(flat.double().mean()), 0.0, loss))
         structures = {one.layer: one.structure for one in choices}
         report = simulate(self._trace(masks, structures), self.machine, compare_dense=False)

@@ -23,8 +23,8 @@ def make_judge(
     train_batches: Batches,
     validation_batches: Batches,
     loss_function: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy,
-    lr: float = 0.02,
-    steps: int = 60,
+    lr: float = 0.05,
+    steps: int = 141,
     momentum: float = 0.9,
 ) -> Callable[[nn.Module, Mapping[str, Tensor]], float]:
     """judge(model, masks): mean validation loss of a copy after `steps` of SGD with the masks on; smaller is better.
