@@ -8,7 +8,7 @@ out: any use of test images.  Read cost.py for who asks.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,8 @@ def make_judge(
 ) -> Callable[[nn.Module, Mapping[str, Tensor]], float]:
     """judge(model, masks): mean validation loss of a copy after `steps` of SGD with the masks on; smaller is better.
 
-    train_batches, validation_batches: called anew for each finalist, to yield the same (inputs, targets) each time.
+    train_batches, validation_batches: called anew for each finalist, to yield the same (inputs, targets) each time;
+    train_batches is called again where `steps` are more than it yields.
     The learning rate falls linearly to 0.  Model, its mode and torch's generators are left as they were.
     """
 
@@ -51,7 +52,7 @@ def make_judge(
 
         mask_()
         model.train()
-        for step, (x, y) in zip(range(steps), train_batches(), strict=False):
+        for step, (x, y) in zip(range(steps), _again_and_again(train_batches), strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = lr * (1 - step / steps)
             optimizer.zero_grad(set_to_none=True)
@@ -70,3 +71,8 @@ def make_judge(
         return total / seen
 
     return judge
+
+
+def _again_and_again(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+    while True:
+        yield from batches()

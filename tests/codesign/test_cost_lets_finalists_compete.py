@@ -99,3 +99,13 @@ def test_masks_hold_while_the_judge_trains() -> None:
     masked = judge(model, {"9": torch.zeros(3, 32, dtype=torch.bool)})
     prior = torch.bincount(batch()[1], minlength=3) / 96
     assert masked > float(-(prior * prior.log()).sum()) - 1e-3
+
+
+def test_a_judge_with_more_steps_than_batches_goes_round() -> None:
+    """Three batches, thirty steps: the same as thirty batches in that order, learning rate down to the end."""
+    model = make()
+    three = [tuple(part[at::3] for part in batch()) for at in range(3)]
+    around = make_judge(lambda: three, lambda: [batch()], lr=0.1, steps=30)
+    along = make_judge(lambda: three * 10, lambda: [batch()], lr=0.1, steps=30)
+    short = make_judge(lambda: three, lambda: [batch()], lr=0.1, steps=3)
+    assert around(model, {}) == along(model, {}) != short(model, {})
