@@ -43,7 +43,8 @@ def test_rows_share_everything_but_what_is_pruned(compared):
 
 
 def test_magnitude_keeps_as_many_weights_as_ours(compared):
-    ours, blind = (Trace.load(path / "trace.safetensors") for path in (compared.run, compared.run / "compare/magnitude"))
+    runs = compared.run, compared.run / "compare/magnitude"
+    ours, blind = (Trace.load(path / "trace.safetensors") for path in runs)
     kept = [sum(layer.weight_nnz for layer in trace.layers) for trace in (ours, blind)]
     assert abs(kept[0] - kept[1]) <= 1
     for layer in (blind.layers[0], blind.layers[-1]):
@@ -76,7 +77,8 @@ def test_rows_need_a_machine():
 def test_only_takes_the_one_that_it_names(tmp_path):
     config = check_config({
         "name": "tiny", "data": {"limit": 100, "test_limit": 40, "batch_size": 25}, "train": {"epochs": 1, "lr": 0.05},
-        "model": {"name": "resnet8", "kwargs": {"widths": [8, 8, 16]}}, "hardware": {**HARDWARE, "only": "uniform channel"},
+        "model": {"name": "resnet8", "kwargs": {"widths": [8, 8, 16]}},
+        "hardware": {**HARDWARE, "only": "uniform channel"},
     })
     result = run_training(config, tmp_path / "run", device="cpu")
     rows = [json.loads(line) for line in (result.run / "metrics.jsonl").read_text().splitlines()]
