@@ -58,6 +58,11 @@ class Steps:
         """Cycles of computation; what `play` adds are the stalls."""
         return int(self.cycles.sum())
 
+    @property
+    def total_bytes(self) -> int:
+        """Bytes loaded and stored, before rounding to bursts."""
+        return int(self.weight_bytes.sum() + self.input_bytes.sum() + self.output_bytes.sum())
+
 
 def play(steps: Steps, memory: Memory) -> Ints:
     """int64[len(Count)]: what the memory adds to a layer; to be added to the machine's own counts.

@@ -118,32 +118,41 @@ def measure(layer: LayerTrace, spec: Spec) -> Work:
 
     gemm, groups = layer.operation.gemm(), layer.operation.groups
     _require_listable(layer)
-    masks = layer.weight_matrix()
+    kept = _filters(layer)
     known = layer.packed_input is not None
     parts: list[tuple[Ints, ...]] = []
-    slots = 0
     for g in range(groups):
         # Without an input mask all positions are alike: one of them is joined.
-        live = lowered_mask(layer, g) if known else np.ones((1, gemm.k), dtype=bool)
-        filters = filter_slots(masks[g], spec)
-        packed = _packed_weights(masks[g], filters, spec)
-        members = (filters[:, 0] >= 0).sum(axis=(1, 2))
+        inputs = pack(lowered_mask(layer, g) if known else np.ones((1, gemm.k), dtype=bool), spec.chunk)
+        weights = pack(kept[g], spec.chunk)
+        in_chunk = np.bitwise_count(weights).sum(axis=2, dtype=np.int64)
+        filters = filter_slots(in_chunk, spec)
+        used = filters[:, 0] >= 0
+        members = used.sum(axis=(1, 2))
         routing = -(-members // spec.routing_bandwidth) if spec.balancing == "gb_h" else np.zeros_like(members)
-        found = np.zeros((len(filters), len(live), 3), dtype=np.int64)
-        kernel.join(pack(live, spec.chunk), packed, routing.astype(np.int64), found)
-        per_filter = masks[g].sum(axis=0, dtype=np.int64)
+        found = np.zeros((len(filters), len(inputs), 4), dtype=np.int64)
+        kernel.join(inputs, _for_units(weights, filters), routing.astype(np.int64), found)
         parts.append((
-            *np.broadcast_to(found, (len(filters), gemm.m, 3)).transpose(2, 0, 1),
+            *np.broadcast_to(found, (len(filters), gemm.m, 4)).transpose(2, 0, 1),
             members,
-            (filters[:, 0] >= 0).any(axis=2).sum(axis=1),
-            np.where(filters[:, 0] >= 0, per_filter[filters[:, 0]], 0).sum(axis=(1, 2)),
-            np.broadcast_to(live.sum(axis=1, dtype=np.int64), (gemm.m,)),
+            used.any(axis=2).sum(axis=1),
+            np.where(used, in_chunk.sum(axis=1)[filters[:, 0]], 0).sum(axis=(1, 2)),
+            np.broadcast_to(np.bitwise_count(inputs).sum(axis=(1, 2), dtype=np.int64), (gemm.m,)),
         ))
-        slots += 0 if known else gemm.m * int(per_filter.sum())
     # One group, the usual case, needs no copy.
-    cycles, further, empty, filled, units, nonzeros, inputs = (
+    cycles, further, empty, products, filled, units, nonzeros, read = (
         column[0][None] if groups == 1 else np.stack(column) for column in zip(*parts, strict=True))
-    return Work(cycles, further, empty, filled, units, nonzeros, inputs, useful_macs(layer) if known else slots)
+    return Work(cycles, further, empty, filled, units, nonzeros, read, int(products.sum()))
+
+
+def _filters(layer: LayerTrace) -> Bools:
+    """bool[groups, n, k]: the nonzero weights, filter by filter."""
+    gemm, mask = layer.operation.gemm(), layer.weight_mask
+    if mask is None:
+        return np.ones((layer.operation.groups, gemm.n, gemm.k), dtype=bool)
+    if isinstance(layer.operation, Conv2d):
+        return mask.reshape(layer.operation.groups, gemm.n, gemm.k)
+    return np.ascontiguousarray(mask.T)[None]
 
 
 def _require_listable(layer: LayerTrace) -> None:
@@ -187,32 +196,27 @@ def pack(mask: Bools, chunk: int) -> Words:
     return np.packbits(whole, axis=2).view(np.uint64).reshape(rows, chunks, words)
 
 
-def filter_slots(mask: Bools, spec: Spec) -> Ints:
+def filter_slots(in_chunk: Ints, spec: Spec) -> Ints:
     """int64[filter groups, chunks, units, filters per unit]: which filter a unit works on, -1 = none.
 
-    mask: bool[k, n].  The members of a filter group are the same in every chunk; gb_h exchanges them between units.
+    in_chunk: int64[n, chunks], nonzeros of a filter in a chunk.  The members of a filter group are the same in every
+    chunk; gb_h exchanges them between units.
     """
-    k, n = mask.shape
-    chunks, units = -(-k // spec.chunk), spec.units_per_cluster
+    (n, chunks), units = in_chunk.shape, spec.units_per_cluster
     per_unit = 1 if spec.balancing == "none" else 2
     places = -(-n // (per_unit * units)) * units
     slots = np.full((places, per_unit), -1, dtype=np.int64)
     if spec.balancing == "none":
         slots[:n, 0] = np.arange(n)
     else:
-        _pair(slots, np.argsort(-mask.sum(axis=0, dtype=np.int64), kind="stable"))
-    whole = np.repeat(slots.reshape(-1, 1, units, slots.shape[1]), chunks, axis=1)
-    if spec.balancing != "gb_h":
-        return whole
-    padded = np.zeros((chunks * spec.chunk, n), dtype=bool)
-    padded[:k] = mask
-    per_chunk = padded.reshape(chunks, spec.chunk, n).sum(axis=1, dtype=np.int64)
-    for group in whole:
-        members = np.sort(group[0][group[0] >= 0])
-        ranks = members[np.argsort(-per_chunk[:, members], axis=1, kind="stable")]
-        for c in range(chunks):
-            group[c] = -1
-            _pair(group[c], ranks[c])
+        _pair(slots, np.argsort(-in_chunk.sum(axis=1), kind="stable"))
+    whole = np.repeat(slots.reshape(-1, 1, units, per_unit), chunks, axis=1)
+    if spec.balancing == "gb_h":
+        for group in whole:
+            members = np.sort(group[0][group[0] >= 0])
+            ranks = members[np.argsort(-in_chunk[members].T, axis=1, kind="stable")]
+            for c in range(chunks):
+                _pair(group[c], ranks[c])
     return whole
 
 
@@ -223,9 +227,8 @@ def _pair(slots: Ints, order: Ints) -> None:
     slots[:half, 1] = order[::-1][:half]
 
 
-def _packed_weights(mask: Bools, filters: Ints, spec: Spec) -> Words:
+def _for_units(packed: Words, filters: Ints) -> Words:
     """uint64[filter groups, chunks, filters per unit, words, units], as the kernel reads them."""
-    packed = pack(np.ascontiguousarray(mask.T), spec.chunk)
     none = np.zeros((1, *packed.shape[1:]), dtype=np.uint64)
     chosen = np.concatenate([packed, none])[filters, np.arange(packed.shape[1])[:, None, None]]
     return np.ascontiguousarray(chosen.transpose(0, 1, 3, 4, 2))
@@ -246,7 +249,7 @@ def _count_time(counts: Ints, work: Work, spec: Spec, cycles: int) -> None:
 def _count_work(counts: Ints, work: Work, layer: LayerTrace, spec: Spec, visits: Ints | None) -> None:
     """Work and traffic on chip; visits: int64[G, F], how often a cluster takes a filter group into its units."""
     gemm, groups = layer.operation.gemm(), layer.operation.groups
-    useful = useful_macs(layer)
+    useful = work.slots if layer.packed_input is not None else useful_macs(layer)
     if visits is None:
         visits = np.full(work.filters.shape, min(spec.clusters, gemm.m), dtype=np.int64)
     counts[Count.USEFUL_MACS] = counts[Count.ISSUED_MACS] = useful

@@ -32,7 +32,7 @@ def popcount(x: np.uint64) -> np.int64:
 
 @kernel
 def join(inputs: Words, weights: Words, routing: Ints, found: Ints) -> None:
-    """Fill found[filter group, position] = (cycles of the units, further cycles of routing, chunks without a match).
+    """Fill found[filter group, position] = (cycles of the units, further ones of routing, empty chunks, products).
 
     inputs: uint64[positions, chunks, words]; weights: uint64[filter groups, chunks, filters per unit, words, units];
     routing: int64[filter groups], cycles that the sums of a chunk need.
@@ -41,7 +41,7 @@ def join(inputs: Words, weights: Words, routing: Ints, found: Ints) -> None:
     matches = np.zeros(units, np.int64)
     for f in range(groups):
         for p in range(inputs.shape[0]):
-            cycles = excess = empty = 0
+            cycles = excess = empty = products = 0
             for c in range(chunks):
                 matches[:] = 0
                 for h in range(halves):
@@ -52,6 +52,7 @@ def join(inputs: Words, weights: Words, routing: Ints, found: Ints) -> None:
                 most = 0
                 for u in range(units):
                     most = max(most, matches[u])
+                    products += matches[u]
                 if most == 0:
                     empty += 1
                     most = 1
@@ -60,3 +61,4 @@ def join(inputs: Words, weights: Words, routing: Ints, found: Ints) -> None:
             found[f, p, 0] = cycles
             found[f, p, 1] = excess
             found[f, p, 2] = empty
+            found[f, p, 3] = products

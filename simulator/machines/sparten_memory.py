@@ -106,6 +106,9 @@ def with_memory(work: Work, layer: LayerTrace, machine: Machine,
         if best is not None and cut.cycles(tiling).sum() > best[0][0]:
             continue  # the array alone takes longer
         steps, visits, filled = cut.steps(tiling)
+        moved, per = machine.memory.bandwidth()
+        if best is not None and moved and steps.total_bytes * per > best[0][0] * moved:
+            continue  # the channel alone takes longer
         missing = missing_bytes(steps, machine.memory)
         if missing:
             least = (missing, steps) if least is None or missing < least[0] else least
