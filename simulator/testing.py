@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .hardware import Machine, Memory
-from .machines import eyeriss_v2, model, sigma, sparten
+from .machines import eie, eyeriss_v2, model, sigma, sparten
 from .machines.systolic import Spec
 from .mapping import LOOP_ORDERS, Tiling
 from .structure import block, cover, n_of_m, project
@@ -92,11 +92,19 @@ def sparten_specs(draw: st.DrawFn) -> sparten.Spec:
                         routing_bandwidth=draw(st.sampled_from((1, 2, 8))))
 
 
+@st.composite
+def eie_specs(draw: st.DrawFn) -> eie.Spec:
+    """One to five PEs with short queues and indices that long runs do not fit."""
+    return eie.Spec(pes=draw(st.integers(1, 5)), queue_depth=draw(st.sampled_from((1, 2, 3, 8))),
+                    index_bits=draw(st.sampled_from((0, 1, 2, 4))))
+
+
 SPECS = {
     "systolic": systolic_specs,
     "sigma": sigma_specs,
     "sparten": sparten_specs,
     "eyeriss_v2": eyeriss_v2_specs,
+    "eie": eie_specs,
 }
 """How to draw the array of each machine model; a model that joins the table in machines/ adds its line here."""
 
@@ -145,6 +153,12 @@ def layers(draw: st.DrawFn) -> LayerTrace:
         input_density=draw(st.sampled_from((0.0, 0.35, 0.5))) if know == "density" else None,
         weight_bits=draw(bits), input_bits=draw(bits), output_bits=draw(bits),
     )
+
+
+def layers_for(name: str) -> st.SearchStrategy[LayerTrace]:
+    """Layers that a machine model runs: one that lacks an operation says so by `supports(operation)`."""
+    runs = getattr(model(name), "supports", lambda operation: True)
+    return layers().filter(lambda layer: runs(layer.operation))
 
 
 @st.composite

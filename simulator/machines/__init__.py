@@ -16,6 +16,7 @@ MACHINES = {
     "sigma": "simulator.machines.sigma",
     "sparten": "simulator.machines.sparten",
     "eyeriss_v2": "simulator.machines.eyeriss_v2",
+    "eie": "simulator.machines.eie",
 }
 
 

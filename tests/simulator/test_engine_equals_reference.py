@@ -12,7 +12,7 @@ from simulator.errors import InputError
 from simulator.hardware import Machine
 from simulator.machines import MACHINES, model, reference
 from simulator.mapping import Tiling
-from simulator.testing import layers, machines, operands, product, tilings
+from simulator.testing import layers_for, machines, operands, product, tilings
 from simulator.trace import LayerTrace
 
 THOROUGH = settings(
@@ -43,7 +43,7 @@ def test_engine_equals_reference_on_drawn_tilings(name: str) -> None:
     @THOROUGH
     @given(data=st.data(), seed=st.integers(0, 2**16))
     def check(data: st.DataObject, seed: int) -> None:
-        layer, machine = data.draw(layers()), data.draw(machines(name))
+        layer, machine = data.draw(layers_for(name)), data.draw(machines(name))
         tiling = data.draw(tilings(layer, machine))
         found = differences(layer, machine, tiling, seed)
         assert not found, "\n".join([f"{layer}", f"{machine}", f"{tiling}", *found])
@@ -54,7 +54,7 @@ def test_engine_equals_reference_on_drawn_tilings(name: str) -> None:
 @pytest.mark.parametrize("name", MACHINES)
 def test_engine_equals_reference_on_the_tiling_that_the_search_chooses(name: str) -> None:
     @settings(THOROUGH, max_examples=60)
-    @given(layer=layers(), machine=machines(name), seed=st.integers(0, 2**16))
+    @given(layer=layers_for(name), machine=machines(name), seed=st.integers(0, 2**16))
     def check(layer: LayerTrace, machine: Machine, seed: int) -> None:
         try:
             found = differences(layer, machine, None, seed)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from simulator import InputError, Trace, load_machine, preset_names, simulate
 from simulator.laws import broken_laws
 from simulator.machines import MACHINES
-from simulator.testing import layers, machines
+from simulator.testing import layers, layers_for, machines
 
 SLOW_TO_DRAW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 
@@ -20,7 +20,7 @@ SLOW_TO_DRAW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.d
 @pytest.mark.parametrize("name", MACHINES)
 def test_no_law_is_broken_on_drawn_machines(name):
     @settings(max_examples=300, deadline=None, suppress_health_check=SLOW_TO_DRAW)
-    @given(layers(), machines(name))
+    @given(layers_for(name), machines(name))
     def check(layer, machine):
         try:
             broken = broken_laws(layer, machine)
@@ -38,7 +38,7 @@ def test_no_law_is_broken_on_a_preset(preset):
     machine = load_machine(preset)
 
     @settings(max_examples=25, deadline=None, suppress_health_check=SLOW_TO_DRAW)
-    @given(layers())
+    @given(layers_for(machine.model))
     def check(layer):
         assert broken_laws(layer, machine) == []
 
