@@ -99,10 +99,10 @@ def run(layer: LayerTrace, machine: Machine, tiling: Tiling | None = None) -> La
 
 
 def _array(weights: NDArray[np.bool_], live: NDArray[np.bool_], spec: Spec) -> tuple[Ints, Ints]:
-    """(entries int64[k, pes], cycles int64[m])."""
+    """(entries int64[k, PEs that have filters], cycles int64[m])."""
     from . import eie_kernel as kernel
 
-    entries = np.zeros((len(weights), spec.pes), dtype=np.int64)
+    entries = np.zeros((len(weights), min(spec.pes, weights.shape[1])), dtype=np.int64)
     kernel.count_entries(np.ascontiguousarray(weights), spec.longest_run, entries)
     cycles = np.zeros(len(live), dtype=np.int64)
     # A queue longer than the vector is never full.

@@ -141,7 +141,7 @@ def divide(layer: LayerTrace, spec: Spec) -> Work:
     kept = np.add.reduceat(weights, starts, axis=2, dtype=np.int64).transpose(0, 2, 1)
     groups = len(weights)
     return Work(np.ascontiguousarray(kept.reshape(groups * len(starts), -1)),
-                live_by_class(layer, spec.cluster_cols * spec.pe_cols),
+                live_by_class(layer, min(spec.cluster_cols * spec.pe_cols, layer.operation.gemm().m)),
                 np.repeat(np.arange(groups), len(starts)),
                 np.tile(np.diff(np.append(starts, n)), groups))
 
@@ -150,12 +150,13 @@ def _count_time(counts: Ints, work: Work, spec: Spec) -> Ints:
     """Add the causes; int64[passes], the cycles of each pass: its slowest PE."""
     blocks = len(work.kept)
     vectors = -(-work.kept // spec.simd)
-    times = np.empty((blocks, spec.pe_rows, work.live.shape[2]), dtype=np.int64)
+    rows = min(spec.pe_rows, work.kept.shape[1])
+    times = np.empty((blocks, rows, work.live.shape[2]), dtype=np.int64)
     products = np.empty(blocks, dtype=np.int64)
     for group in range(len(work.live)):
         mine = np.flatnonzero(work.group == group)
         products[mine] = work.kept[mine] @ work.live[group].sum(axis=1)
-        for row in range(spec.pe_rows):
+        for row in range(rows):
             times[mine, row] = vectors[mine][:, row::spec.pe_rows] @ work.live[group][row::spec.pe_rows]
     first = np.arange(0, blocks, spec.cluster_rows)
     slowest = np.maximum.reduceat(times.max(axis=(1, 2)), first)

@@ -21,6 +21,7 @@ from ..steps import Steps, missing_bytes, play
 Ints = NDArray[np.int64]
 STALLS = (Count.COLD_FILL, Count.STALL_WEIGHT, Count.STALL_INPUT, Count.STALL_OUTPUT)
 MOST_STEPS = 1 << 17  # no finer cut is tried unless nothing else fits
+NO_MORE_STEPS = 1 << 21  # and none beyond this at all: it would take gigabytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +88,10 @@ def best_cut(table: PassTable, n: int, memory: Memory, tiling: Tiling | None, wh
     for rows, depth in cuts:
         number = len(table.cycles) * -(-table.rows // rows) * -(-table.depth // depth)
         if best is not None and (best[0] == 0 or number > MOST_STEPS):
+            continue
+        if number > NO_MORE_STEPS:
+            refused = refused or InputError(f"no cut of up to {NO_MORE_STEPS} steps fits the buffers",
+                                            fix="enlarge the buffers or split the layer")
             continue
         steps = cut(table, rows, depth)
         if best is not None and (missing_bytes(steps, memory) or _channel_cycles(steps, memory) >= best[0] + least):

@@ -28,6 +28,7 @@ from .limits import require_enumerable
 Ints = NDArray[np.int64]
 STALLS = (Count.COLD_FILL, Count.STALL_WEIGHT, Count.STALL_INPUT, Count.STALL_OUTPUT)
 MOST_STEPS = 1 << 18  # the search over chunks tries no finer cut of a layer than this unless nothing else fits
+NO_MORE_STEPS = 1 << 22  # and none beyond this at all: it would take gigabytes
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,9 @@ def pack(layer: LayerTrace, spec: Spec) -> Passes:
         if layer.packed_input is not None:  # a density says nothing of which k are empty: all occur
             occurs = nonzeros > 0
     most = groups * 2 + 2 * -(-layer.weight_nnz // spec.multipliers)
+    if most > NO_MORE_STEPS:
+        raise InputError(f"up to {most} passes", where=f"layer {layer.name!r}", expected=f"at most {NO_MORE_STEPS}",
+                         fix="give the machine more multipliers or split the layer")
     table = np.zeros((most, kernel.COLUMNS), dtype=np.int64)
     used = kernel.pack(weights, nonzeros, occurs, spec.multipliers, spec.row_packing == "whole", table)
     return Passes(*(np.ascontiguousarray(column) for column in table[:used].T))
@@ -246,6 +250,10 @@ def _with_memory(passes: Passes, layer: LayerTrace, machine: Machine, given: int
         if best is not None and chunks * len(passes.filled) > MOST_STEPS:
             break
         rows = -(-m // chunks) if given is None else given
+        if chunks * len(passes.filled) > NO_MORE_STEPS:
+            refused = refused or InputError(f"no cut of up to {NO_MORE_STEPS} steps fits the buffers",
+                                            fix="enlarge the buffers or split the layer")
+            break
         if best is not None and _least_stalls(passes, layer, machine, chunks) >= best[0]:
             continue
         steps = layer_steps(passes, layer, machine, rows)

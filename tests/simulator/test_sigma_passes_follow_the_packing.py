@@ -134,3 +134,8 @@ def test_wrong_fields_are_named():
         sigma(row_packing="halved")
     with pytest.raises(InputError, match="multipliers = 0"):
         sigma(multipliers=0)
+
+
+def test_more_passes_than_can_be_kept_are_refused():
+    with pytest.raises(InputError, match=r"layer 'huge': up to \d+ passes; expected at most"):
+        simulate(Trace([LayerTrace("huge", Gemm(1, 4096, 1024))]), sigma(multipliers=1))
