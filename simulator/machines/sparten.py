@@ -24,7 +24,7 @@ from ..workload import Conv2d
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Words = NDArray[np.uint64]
-MOST_LISTED = 2**30
+MOST_WEIGHTS, MOST_ITEMS = 2**28, 2**24  # what is listed one by one, within a gigabyte
 BALANCING = ("none", "gb_s", "gb_h")
 
 
@@ -117,7 +117,7 @@ def measure(layer: LayerTrace, spec: Spec) -> Work:
     from . import sparten_kernel as kernel
 
     gemm, groups = layer.operation.gemm(), layer.operation.groups
-    _require_listable(layer)
+    _require_listable(layer, spec)
     kept = _filters(layer)
     known = layer.packed_input is not None
     parts: list[tuple[Ints, ...]] = []
@@ -155,12 +155,15 @@ def _filters(layer: LayerTrace) -> Bools:
     return np.ascontiguousarray(mask.T)[None]
 
 
-def _require_listable(layer: LayerTrace) -> None:
+def _require_listable(layer: LayerTrace, spec: Spec) -> None:
     """Every weight, and every position of every filter group, is looked at: their number is bounded here."""
     gemm, groups = layer.operation.gemm(), layer.operation.groups
-    for what, count in (("weights", gemm.k * gemm.n * groups), ("outputs", gemm.m * gemm.n * groups)):
-        if count > MOST_LISTED:
-            raise InputError(f"{count} {what}", where=f"layer {layer.name!r}", expected=f"at most {MOST_LISTED}",
+    per = spec.units_per_cluster * (1 if spec.balancing == "none" else 2)
+    items = gemm.m * -(-gemm.n // per) * groups
+    for what, count, most in (("weights", gemm.k * gemm.n * groups, MOST_WEIGHTS),
+                              ("filter groups times positions", items, MOST_ITEMS)):
+        if count > most:
+            raise InputError(f"{count} {what}", where=f"layer {layer.name!r}", expected=f"at most {most}",
                              fix="split the layer")
 
 

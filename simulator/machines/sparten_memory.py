@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from .sparten import Spec, Work
 
 Ints = NDArray[np.int64]
-MOST_ENTRIES = 2**23  # of the table of loads; a layer that needs more is cut in whole images only
+MOST_ENTRIES = 2**22  # of the table of loads; a layer that needs more is cut in runs of whole images only
+MOST_STEPS = 2**16  # no finer cut is tried unless nothing else fits
 ORDERS = ("mnk", "nmk")
 TRAFFIC = [Count.INPUT_DRAM_READ_BYTES, Count.WEIGHT_DRAM_READ_BYTES, Count.OUTPUT_DRAM_WRITE_BYTES]
 
@@ -103,6 +104,8 @@ def with_memory(work: Work, layer: LayerTrace, machine: Machine,
     best: tuple[tuple[int, int], Tiling, Steps, Ints, Ints] | None = None
     least: tuple[int, Steps] | None = None
     for tiling in cut.candidates() if given is None else [given]:
+        if best is not None and cut.number_of_steps(tiling) > MOST_STEPS:
+            continue
         if best is not None and cut.cycles(tiling).sum() > best[0][0]:
             continue  # the array alone takes longer
         steps, visits, filled = cut.steps(tiling)
@@ -135,15 +138,20 @@ class Cut:
         self.work, self.layer, self.spec = work, layer, machine.array
         self.lines = lines = lines_of(layer)
         groups, filter_groups, m = work.cycles.shape
+        # An entry of the table is an output row, or a run of `unit` images where rows are too many.
         entries = work.cycles.size // lines.width * self.spec.clusters
-        width = lines.width if entries <= MOST_ENTRIES else m // lines.images
-        self.rows = m // lines.images // width  # entries of an image: its output rows, or itself
-        # int64[G, F, entries, clusters]: cycles that a cluster has to do there; items are dealt in turn.
-        item = np.arange(work.cycles.size)
-        at = (item // width) * self.spec.clusters + item % self.spec.clusters
+        image = m // lines.images
+        self.rows, self.unit = lines.rows, 1
+        if entries > MOST_ENTRIES:
+            self.rows, self.unit = 1, int(-(-entries // lines.rows // MOST_ENTRIES))
+        width = lines.width if self.rows == lines.rows and self.unit == 1 else image * self.unit
         self.by_brick: dict[tuple[int, int], Ints] = {}  # the loads summed over the rows of a brick
         self.by_input: dict[tuple[int, int], tuple[Ints, Ints]] = {}
-        self.load = np.zeros((groups, filter_groups, m // width, self.spec.clusters), dtype=np.int64)
+        # int64[G, F, entries, clusters]: cycles that a cluster has to do there; items are dealt in turn.
+        item = np.arange(work.cycles.size)
+        count = -(-m // width)
+        at = ((item // m) * count + item % m // width) * self.spec.clusters + item % self.spec.clusters
+        self.load = np.zeros((groups, filter_groups, count, self.spec.clusters), dtype=np.int64)
         np.add.at(self.load.reshape(-1), at, work.total.reshape(-1))
 
     def candidates(self) -> list[Tiling]:
@@ -151,7 +159,7 @@ class Cut:
         gemm, image = self.layer.operation.gemm(), self.lines.rows * self.lines.width
         filter_groups, per = self.work.filters.shape[1], int(self.work.filters[0, 0])
         powers = [4**i for i in range(16)]
-        bricks = {gemm.m, *(image * power for power in powers if power < self.lines.images)}
+        bricks = {gemm.m, *(image * self.unit * power for power in powers if self.unit * power < self.lines.images)}
         bricks |= {self.lines.width * power for power in powers if power < self.rows}
         runs = {filter_groups, *(power for power in powers if power < filter_groups)}
         return [Tiling(brick, gemm.k, min(gemm.n, run * per), order)
@@ -163,7 +171,11 @@ class Cut:
         lines = self.lines
         first = np.arange(0, self.load.shape[1], self._run(tiling))
         step = rows if rows < lines.rows else self.rows
-        starts = (np.arange(0, lines.images, images)[:, None] * self.rows + np.arange(0, self.rows, step)).reshape(-1)
+        if self.unit > 1:
+            starts = np.arange(0, self.load.shape[2], -(-images // self.unit))
+        else:
+            starts = (np.arange(0, lines.images, images)[:, None] * self.rows
+                      + np.arange(0, self.rows, step)).reshape(-1)
         key = (images, step)
         if key not in self.by_brick:
             self.by_brick[key] = np.add.reduceat(self.load, starts, axis=2)
@@ -171,9 +183,17 @@ class Cut:
 
     def _brick(self, tiling: Tiling) -> tuple[int, int]:
         images, rows = self.lines.bricks(tiling.tile_m)
-        if rows < self.lines.rows and self.rows == 1:
-            raise InputError(f"tiling {tiling}", where="tiling", expected="whole images: the layer is large")
+        if (rows < self.lines.rows and self.rows == 1) or (images < self.lines.images and images % self.unit):
+            raise InputError(f"tiling {tiling}", where="tiling",
+                             expected=f"multiples of {self.unit} whole images (rows of a GEMM): the layer is large")
         return images, rows
+
+    def number_of_steps(self, tiling: Tiling) -> int:
+        """Tiles of a tiling."""
+        images, rows = self._brick(tiling)
+        groups, filter_groups, _ = self.work.cycles.shape
+        return int(groups * -(-filter_groups // self._run(tiling)) * -(-self.lines.images // images)
+                   * -(-self.lines.rows // rows))
 
     def _run(self, tiling: Tiling) -> int:
         """Filter groups in a tile."""

@@ -139,6 +139,25 @@ def test_what_cannot_run_says_why():
         load_machine("sparten", {"balancing": "gbs"})
 
 
+@pytest.mark.parametrize(("operation", "legal", "fine"), [
+    (Gemm(13, 9, 5), 6, 2),  # 13 rows, 3 filter groups and 3 clusters: runs of 3 rows keep the table within 40
+    (Conv2d(3, 7, 5, 4, 3, 2, batch=5, stride_h=2, padding_w=1), 20, 5),  # pairs of images
+], ids=["gemm", "conv"])
+def test_a_layer_too_large_for_the_table_is_cut_in_runs_of_images(operation, legal, fine, monkeypatch):
+    rng = np.random.default_rng(2)
+    weights, inputs = (rng.random(shape) < 0.5 for shape in (operation.weight_shape, operation.input_shape))
+    layer, gemm = LayerTrace("l", operation, weights, inputs), operation.gemm()
+    machine = load_machine("sparten", {**SMALL, "memory": "channel", "clusters": 3, "dram_latency_cycles": 3})
+    monkeypatch.setattr(sparten_memory, "MOST_ENTRIES", 40)
+    monkeypatch.setattr(sparten_memory, "MOST_STEPS", 4)
+    for tiling in (Tiling(legal, gemm.k, 2), None):
+        found = sparten.run(layer, machine, tiling)
+        twin, _ = reference("sparten").run(layer, machine, found.tiling, *operands(layer, rng))
+        np.testing.assert_array_equal(found.counts, twin.counts)
+    with pytest.raises(InputError, match="the layer is large"):
+        sparten.run(layer, machine, Tiling(fine, gemm.k, gemm.n))
+
+
 MUTATIONS = [
     ("kernel", "no barrier", "most = max(most, matches[u])", "most += matches[u]"),
     ("kernel", "an empty chunk is free", "most = 1", "most = 0"),
