@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .hardware import Machine, Memory
-from .machines import eie, eyeriss_v2, model, sigma, sparten
+from .machines import eie, eyeriss_v2, model, scnn, sigma, sparten
 from .machines.systolic import Spec
 from .mapping import LOOP_ORDERS, Tiling
 from .structure import block, cover, n_of_m, project
@@ -84,6 +84,16 @@ def eyeriss_v2_specs(draw: st.DrawFn) -> eyeriss_v2.Spec:
 
 
 @st.composite
+def scnn_specs(draw: st.DrawFn) -> scnn.Spec:
+    """Grids of 1 x 1 to 4 x 4 elements of 1 to 20 multipliers, from one accumulator bank to more than are reached."""
+    return scnn.Spec(pe_rows=draw(st.integers(1, 4)), pe_cols=draw(st.integers(1, 4)),
+                     multipliers_f=draw(st.integers(1, 5)), multipliers_i=draw(st.sampled_from((1, 2, 3, 4, 4))),
+                     accumulator_entries=draw(st.sampled_from((64, 70, 100, 300))),
+                     accumulator_banks=draw(st.sampled_from((1, 2, 5, 8, 16, 32, 64))),
+                     index_bits=draw(st.sampled_from((0, 4, 5))))
+
+
+@st.composite
 def sparten_specs(draw: st.DrawFn) -> sparten.Spec:
     """Up to 4 clusters of up to 4 units, chunks shorter and longer than a word."""
     return sparten.Spec(clusters=draw(st.integers(1, 4)), units_per_cluster=draw(st.integers(1, 4)),
@@ -101,6 +111,7 @@ def eie_specs(draw: st.DrawFn) -> eie.Spec:
 
 SPECS = {
     "systolic": systolic_specs,
+    "scnn": scnn_specs,
     "sigma": sigma_specs,
     "sparten": sparten_specs,
     "eyeriss_v2": eyeriss_v2_specs,

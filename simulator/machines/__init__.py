@@ -13,6 +13,7 @@ from types import ModuleType
 MACHINES = {
     # model: module, imported on first use so that `import simulator` compiles nothing
     "systolic": "simulator.machines.systolic",
+    "scnn": "simulator.machines.scnn",
     "sigma": "simulator.machines.sigma",
     "sparten": "simulator.machines.sparten",
     "eyeriss_v2": "simulator.machines.eyeriss_v2",
