@@ -48,7 +48,7 @@ from .trace import Call, measure_activations, record_calls, trace_model
 from .uniform import largest_uniform
 
 Masks = dict[str, Tensor]
-JUDGE_NOISE = 0.01
+JUDGE_NOISE = 0.02
 """Judged losses closer than this share count as equal: a short training and a thousand images can say no more."""
 Judge = Callable[[nn.Module, Mapping[str, Tensor]], float]
 """judge(model, masks): how good the network would be with these masks after some training; smaller is better."""
@@ -189,11 +189,17 @@ class _Selection:
         if self.cost.judge is not None and len(found) > 1:
             found = [replace(one, judged=float(self.cost.judge(self.model, one.masks))) for one in found]
         self.seconds["judge"] = time.perf_counter() - started
-        best = _winner(found)
+        best = self._winner(found)
         self._log(best, found)
         return dict(best.masks), best.choices
 
     # From options to networks
+
+    def _winner(self, found: Sequence[Finalist]) -> Finalist:
+        """The cheapest, in what a target is set for, among those that the judge cannot tell from its best."""
+        best = min(0.0 if one.judged is None else one.judged for one in found)
+        level = [one for one in found if (0.0 if one.judged is None else one.judged) <= best + JUDGE_NOISE * abs(best)]
+        return min(level, key=lambda one: (self._budgeted(one.costs), one.loss))
 
     def _solved(self, objective: str, options: Sequence[Sequence[Priced]]) -> Finalist | None:
         problem, rows = self._problem(objective, options)
@@ -380,13 +386,6 @@ def _complete(model: nn.Module, saliency: Mapping[str, Tensor]) -> dict[str, Ten
     """float64 scores on the CPU for every layer; a frozen layer without any is taken to be worth nothing of its own."""
     return {name: saliency[name].detach().cpu().double() if name in saliency
             else torch.zeros(layer.weight.shape, dtype=torch.float64) for name, layer in prunable(model).items()}
-
-
-def _winner(found: Sequence[Finalist]) -> Finalist:
-    """The least predicted loss among those that the judge cannot tell from its best."""
-    best = min(0.0 if one.judged is None else one.judged for one in found)
-    level = [one for one in found if (0.0 if one.judged is None else one.judged) <= best + JUDGE_NOISE * abs(best)]
-    return min(level, key=lambda one: one.loss)
 
 
 def _distinct(finalists: Sequence[Finalist]) -> list[Finalist]:
