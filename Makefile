@@ -45,6 +45,9 @@ check: lint test
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/simulate_networks.py
+	$(BIN)/python benchmarks/sigma_speed.py
+	$(BIN)/python benchmarks/sparten_speed.py
+	$(BIN)/python benchmarks/scnn_speed.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build runs/demo *.egg-info

@@ -1,7 +1,7 @@
 """How many useful products does SCNN simulate per second?  python benchmarks/scnn_speed.py [--write]
 
 Layers of a pruned VGG-16 with the densities used to evaluate SCNN (weights, activations), random masks of those
-densities, the grid of the preset, one core, warm; the compilation is printed apart.  CPU time of the best of three runs.
+densities, the grid of the preset, one core, warm; the compilation is printed apart.  CPU time, best of three runs.
 """
 
 import resource
