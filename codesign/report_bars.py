@@ -24,6 +24,10 @@ CAUSES = {
     "stall_input": "waiting for inputs from DRAM",
     "stall_psum": "waiting for partial sums from DRAM",
     "stall_output": "no free output buffer, or the last results go to DRAM",
+    "imbalance": "units wait at a barrier for the slowest",
+    "bank_conflict": "products queue for the same accumulator bank",
+    "fragmentation": "slots of a vector or a pass that the nonzeros do not fill",
+    "halo": "partial sums at tile borders are exchanged",
 }
 """The causes that simulator/counts.py names, in the order of the bars; a machine's other causes follow them."""
 OTHERS = 6

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.xdist_group("documented")
 QUICK = ["--set", "data.limit=300", "--set", "data.test_limit=100", "--set", "train.epochs=2",
          "--set", "hardware.judge_steps=2", "--set", "hardware.target_latency=0.6", "--set", "compare.rows=['dense']"]
 

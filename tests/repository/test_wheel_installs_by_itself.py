@@ -10,9 +10,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-pytestmark = pytest.mark.xdist_group("wheel")
-
-
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     out = tmp_path_factory.mktemp("wheel")

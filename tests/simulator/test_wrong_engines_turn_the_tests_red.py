@@ -22,9 +22,6 @@ from simulator.mapping import Tiling
 from simulator.structure import cover, parse, project
 from simulator.testing import layers, machines, operands, tilings
 
-# One worker draws the layers for all mutations.
-pytestmark = pytest.mark.xdist_group("mutations")
-
 MUTATIONS = [
     # (what is wrong, the line's text, what it becomes)
     ("no fill", "unstalled = p[BIAS] + (0 if flow == OS else rows)", "unstalled = p[BIAS]"),
