@@ -13,15 +13,18 @@ import platform
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .cli_common import JSON, example, print_json
 
+if TYPE_CHECKING:
+    from simulator import Trace
+
 PACKAGES = ("simulator", "models", "codesign", "sweeps")
 CORE = ("torch", "numpy", "numba", "scipy", "networkx", "safetensors", "pydantic", "click", "rich")
-TRAINING_KEYS = frozenset({"data", "model", "train", "prune", "hardware", "output"})
+TRAINING_KEYS = frozenset({"data", "model", "train", "prune", "hardware", "compare", "output"})
 STUDY_KEYS = frozenset({"workloads", "machines", "axes", "objectives"})
 
 
@@ -122,9 +125,31 @@ def _safetensors(path: Path) -> tuple[str, str]:
     if kind is None:
         return "safetensors file", f"{len(tensors)} tensors, not written by espalier, so without a checksum"
     if kind == "trace":
-        return "trace", f"{len(Trace.load(path).layers)} layers, checksum right"
+        trace = Trace.load(path)
+        return "trace", f"{len(trace.layers)} layers, checksum right; {_storage(trace)}"
     files.load(path, kind, "`espalier train`")
     return kind, f"{len(tensors)} tensors, checksum right"
+
+
+def _storage(trace: Trace) -> str:
+    """What the weights take dense, and what they take if each layer uses its smallest format."""
+    from collections import Counter
+
+    import numpy as np
+
+    from simulator.formats import best, size_bits
+
+    dense = smallest = 0
+    used: Counter[str] = Counter()
+    for layer in trace.layers:
+        # Columns of all groups side by side: every format here stores columns of k.
+        matrix = np.concatenate(list(layer.weight_matrix()), axis=1)
+        chosen = best(matrix, layer.weight_bits)
+        used[str(chosen)] += 1
+        dense += matrix.size * layer.weight_bits
+        smallest += sum(size_bits(matrix, chosen, layer.weight_bits))
+    formats = ", ".join(f"{name} in {count} layers" for name, count in used.most_common())
+    return f"weights {-(-dense // 8):,} bytes dense, {-(-smallest // 8):,} in the smallest formats ({formats})"
 
 
 def _json(path: Path) -> tuple[str, str]:
