@@ -7,6 +7,8 @@ are in tables.py; the numbers, with their sources, in presets/energy/; the discu
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -113,6 +115,7 @@ def _capacity_notes(machine: Machine, table: Table) -> list[str]:
             f"{table.name} has {span}" for capacity, names in outside.items()]
 
 
+@lru_cache(maxsize=4096)  # a network asks for the same few capacities once per layer
 def sram_pj_per_bit(table: Table, capacity_bytes: int) -> tuple[float, float]:
     """(read, write) picojoules per bit of an SRAM of that capacity: an access of a whole word, over its bits."""
     read, write = ([(e["capacity_bytes"], e[value] / e["word_bits"]) for e in table.of("sram")]
@@ -133,6 +136,7 @@ def _per_bit(table: Table, component: str) -> float:
     return entry["pj"] / entry["bits"]
 
 
+@lru_cache(maxsize=4096)
 def mac_pj(table: Table, weight_bits: int, input_bits: int, psum_bits: int) -> tuple[float, bool]:
     """(picojoules of one multiply-accumulate, derived): a tabulated MAC, or a multiply and an add at psum_bits."""
     if table.has("mac"):

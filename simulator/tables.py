@@ -49,9 +49,9 @@ class Entry:
         return self.numbers[name]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
-    """A named set of entries by component."""
+    """A named set of entries by component; equal to itself only, so that prices can be remembered by table."""
 
     name: str
     description: str
