@@ -1,13 +1,14 @@
 """Operations as an accelerator sees them, and the one lowering of a convolution to a GEMM.
 
 An operation is its sizes and nothing else: no weights, no masks (those are in trace.py).  Pooling,
-activation functions and other element-wise work are left out.  Read structure.py next: it says which
-shapes of sparsity a weight may have.
+activation functions and other element-wise work are not here but in operators.py.  Read structure.py
+next: it says which shapes of sparsity a weight may have.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import ClassVar
 
 from .errors import InputError
@@ -30,26 +31,30 @@ def _require_sizes(operation: object, smallest: dict[str, int]) -> None:
 
 @dataclass(frozen=True)
 class Gemm:
-    """output[m, n] = input[m, k] @ weight[k, n]; k is always the reduction."""
+    """output[m, n] = input[m, k] @ weight[k, n]; k is always the reduction.
+
+    groups > 1: so many independent products of these sizes, each with an input and a weight of its own, such as the
+    heads of attention times the images of a batch.
+    """
 
     m: int
     k: int
     n: int
+    groups: int = 1
     kind: ClassVar[str] = "gemm"
-    groups: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         _require_sizes(self, {})
         _require_countable(self.macs, self)
 
     def gemm(self) -> Gemm:
-        """The GEMM of one group: the operation itself."""
-        return self
+        """The GEMM of one group."""
+        return self if self.groups == 1 else Gemm(self.m, self.k, self.n)
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of the dense operation."""
-        return self.m * self.k * self.n
+        """Multiply-accumulates of the dense operation, all groups."""
+        return self.m * self.k * self.n * self.groups
 
     @property
     def window(self) -> int:
@@ -58,13 +63,18 @@ class Gemm:
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        """Shape of a weight mask: [k, n]."""
-        return (self.k, self.n)
+        """Shape of a weight mask: [k, n], or [groups, k, n] with more than one group."""
+        return (self.k, self.n) if self.groups == 1 else (self.groups, self.k, self.n)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of an input mask: [m, k]."""
-        return (self.m, self.k)
+        """Shape of an input mask: [m, k], or [groups, m, k] with more than one group."""
+        return (self.m, self.k) if self.groups == 1 else (self.groups, self.m, self.k)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the output: [m, n], or [groups, m, n] with more than one group."""
+        return (self.m, self.n) if self.groups == 1 else (self.groups, self.m, self.n)
 
 
 @dataclass(frozen=True)
@@ -136,17 +146,27 @@ class Conv2d:
         """Shape of an input mask: [batch, in, h, w]."""
         return (self.batch, self.in_channels, self.in_h, self.in_w)
 
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the output: [batch, out, out_h, out_w]."""
+        return (self.batch, self.out_channels, self.out_h, self.out_w)
+
     def gemm(self) -> Gemm:
         """The GEMM of one group: m = batch*out_h*out_w, k = (in/groups)*kh*kw, n = out/groups.
 
         k runs over (channel, kernel row, kernel column) with the column fastest, which is
         `weight.reshape(out, -1)` of a PyTorch weight.
         """
-        return Gemm(
-            m=self.batch * self.out_h * self.out_w,
-            k=self.in_channels // self.groups * self.window,
-            n=self.out_channels // self.groups,
-        )
+        return _lowered(self)
+
+
+@lru_cache(maxsize=4096)  # every layer is asked a dozen times while it is simulated
+def _lowered(conv: Conv2d) -> Gemm:
+    return Gemm(
+        m=conv.batch * conv.out_h * conv.out_w,
+        k=conv.in_channels // conv.groups * conv.window,
+        n=conv.out_channels // conv.groups,
+    )
 
 
 Operation = Gemm | Conv2d

@@ -8,6 +8,7 @@ the result is that of an exhaustive search.  Ties go to fewer DRAM bytes, then t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -131,8 +132,9 @@ class Problem:
         folds = np.zeros((groups, tiles_k, tiles_n, 4), dtype=np.int64)
         if p[kernel.FLOW] == kernel.WS:
             kernel.count_folds(p, self.blocks, folds)
-        return batch, row_out, row_in, col_out, col_in, self._first_writes(), folds
+        return batch, row_out, row_in, col_out, col_in, self._first_writes, folds
 
+    @cached_property
     def _first_writes(self) -> Ints:
         """Output elements that some fold writes, as a vector of one."""
         gemm = self.gemm
