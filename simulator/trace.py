@@ -25,6 +25,7 @@ from .workload import Conv2d, Gemm, Operation
 
 SCHEMA = 1
 OPERATIONS: dict[str, type[Gemm] | type[Conv2d]] = {"gemm": Gemm, "conv2d": Conv2d}
+WEIGHT_SOURCES = ("parameter", "activation")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +49,12 @@ class PackedMask:
 class LayerTrace:
     """One layer as it runs: operation, masks, operand widths.
 
-    weight_mask: bool[out, in/groups, kh, kw] (Conv2d) or bool[k, n] (Gemm), True where a weight is kept;
-    None = dense.  input_mask: bool[batch, in, h, w] or bool[m, k], True where an activation is not zero;
-    None with `input_density` = only the share is known; None alone = dense.  Raises InputError on a
-    mask of another shape or type.
+    weight_mask: bool[out, in/groups, kh, kw] (Conv2d) or bool[k, n] (Gemm; [groups, k, n] with groups > 1), True
+    where a weight is kept; None = dense.  input_mask: bool[batch, in, h, w] or bool[m, k] ([groups, m, k]), True
+    where an activation is not zero; None with `input_density` = only the share is known; None alone = dense.
+    weight_source: "parameter", or "activation" where the second operand is computed too, as in attention; then it
+    is no weight that could be pruned, and no count of weights includes it.  Raises InputError on a mask of another
+    shape or type.
     """
 
     name: str
@@ -61,6 +64,7 @@ class LayerTrace:
     weight_bits: int
     input_bits: int
     output_bits: int
+    weight_source: str
     packed_weight: PackedMask | None = field(repr=False)
     packed_input: PackedMask | None = field(repr=False)
 
@@ -76,6 +80,7 @@ class LayerTrace:
         weight_bits: int = 8,
         input_bits: int = 8,
         output_bits: int = 8,
+        weight_source: str = "parameter",
     ) -> None:
         where = f"layer {name!r}"
         weight = _as_packed(weight_mask, operation.weight_shape, f"{where}, weight_mask")
@@ -87,12 +92,15 @@ class LayerTrace:
         for label, bits in (("weight_bits", weight_bits), ("input_bits", input_bits), ("output_bits", output_bits)):
             if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 64:
                 raise InputError(f"{label} = {bits!r}", where=where, expected="an integer from 1 to 64")
+        if weight_source not in WEIGHT_SOURCES:
+            raise InputError(f"weight_source = {weight_source!r}", where=where,
+                             expected=f"one of {', '.join(WEIGHT_SOURCES)}", fix=nearest(weight_source, WEIGHT_SOURCES))
         if structure is None:
             structure = "dense" if weight is None else "unstructured"
         if inputs is not None:
             input_density = float(inputs.unpack().mean())
         values = (name, operation, str(parse(structure)), 1.0 if input_density is None else float(input_density),
-                  weight_bits, input_bits, output_bits, weight, inputs)
+                  weight_bits, input_bits, output_bits, weight_source, weight, inputs)
         for item, value in zip(fields(self), values, strict=True):
             object.__setattr__(self, item.name, value)
 
@@ -107,8 +115,13 @@ class LayerTrace:
         return None if self.packed_input is None else self.packed_input.unpack()
 
     @property
+    def has_parameters(self) -> bool:
+        """Is the second operand a weight of the model, and not an activation?"""
+        return self.weight_source == "parameter"
+
+    @property
     def weight_nnz(self) -> int:
-        """Number of weights kept."""
+        """Number of weights kept (of entries of the second operand that are not zero, where it is an activation)."""
         if self.packed_weight is None:
             return math.prod(self.operation.weight_shape)
         return int(np.bitwise_count(self.packed_weight.bits).sum())
@@ -125,16 +138,23 @@ class LayerTrace:
         if mask is None:
             return np.ones((groups, gemm.k, gemm.n), dtype=bool)
         if isinstance(self.operation, Gemm):
-            return mask[None]
+            return mask.reshape(groups, gemm.k, gemm.n)
         return np.ascontiguousarray(mask.reshape(groups, gemm.n, gemm.k).transpose(0, 2, 1))
 
     def dense(self) -> LayerTrace:
-        """The same layer with every weight kept; what is known of its input stays."""
-        return LayerTrace(
-            self.name, self.operation, None, self.packed_input,
-            input_density=None if self.packed_input is not None else self.input_density,
-            weight_bits=self.weight_bits, input_bits=self.input_bits, output_bits=self.output_bits,
-        )
+        """The same layer with every weight kept; what is known of its activations stays."""
+        return self.replace(weight_mask=None, structure=None) if self.has_parameters else self
+
+    def replace(self, **changes: Any) -> LayerTrace:
+        """The same layer with some arguments of the constructor changed."""
+        same: dict[str, Any] = {
+            "name": self.name, "operation": self.operation, "weight_mask": self.packed_weight,
+            "input_mask": self.packed_input, "structure": self.structure, "weight_source": self.weight_source,
+            "weight_bits": self.weight_bits, "input_bits": self.input_bits, "output_bits": self.output_bits,
+        }
+        if self.packed_input is None and "input_mask" not in changes:
+            same["input_density"] = self.input_density
+        return LayerTrace(**{**same, **changes})
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +192,7 @@ class Trace:
             row: dict[str, Any] = {
                 "name": layer.name, "op": layer.operation.kind, "operation": operation, "structure": layer.structure,
                 "weight_bits": layer.weight_bits, "input_bits": layer.input_bits, "output_bits": layer.output_bits,
+                "weight_source": layer.weight_source,
             }
             if layer.packed_weight is not None:
                 tensors[f"{index}.weight_mask"] = layer.packed_weight.bits
@@ -228,4 +249,5 @@ def _layer_from_row(index: int, row: dict[str, Any], tensors: dict[str, NDArray[
     return LayerTrace(
         row["name"], operation, **masks, input_density=row.get("input_density"), structure=row["structure"],
         weight_bits=row["weight_bits"], input_bits=row["input_bits"], output_bits=row["output_bits"],
+        weight_source=row.get("weight_source", "parameter"),
     )
