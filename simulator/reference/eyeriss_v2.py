@@ -21,6 +21,7 @@ from .lowered import GroupOperands, group_operands, operation_output
 from .passes import PassTraffic, play_passes, stand_in_zeros
 
 Ints = NDArray[np.int64]
+Product = tuple[int, int, int]  # pixel, filter, value
 
 
 @dataclass
@@ -32,20 +33,27 @@ class Pe:
     pixel: int = 0
     activation: int = 0
 
-    def cycle(self, simd: int, sums: Ints) -> int:
-        """One cycle; how many multiplications it did (0 = nothing is left)."""
+    def cycle(self, simd: int, sums: Ints) -> list[Product]:
+        """One cycle; the multiplications that it did (none: nothing is left)."""
         if not self.left:
             if not self.waiting:
-                return 0
+                return []
             self.pixel, self.activation, self.left = self.waiting.pop(0)
         now, self.left = self.left[:simd], self.left[simd:]
-        for n, weight in now:
-            sums[self.pixel, n] += self.activation * weight
-        return len(now)
+        done = [(self.pixel, n, self.activation * weight) for n, weight in now]
+        for pixel, n, product in done:
+            sums[pixel, n] += product
+        return done
 
 
-def run(layer: LayerTrace, machine: Machine, tiling: Tiling, inputs: Ints, weights: Ints) -> tuple[LayerCounts, Ints]:
-    """Counts of a layer on real operands, and its output in the operation's shape."""
+def run(
+    layer: LayerTrace, machine: Machine, tiling: Tiling, inputs: Ints, weights: Ints,
+    watched: list[list[list[Product]]] | None = None,
+) -> tuple[LayerCounts, Ints]:
+    """Counts of a layer on real operands, and its output in the operation's shape.
+
+    `watched` collects, for each cycle, what each PE multiplied; PEs by block of the pass, then column, then row.
+    """
     op, gemm, spec = layer.operation, layer.operation.gemm(), machine.array
     counts = np.zeros(len(Count), dtype=np.int64)
     counts[Count.DENSE_MACS] = op.macs
@@ -66,7 +74,7 @@ def run(layer: LayerTrace, machine: Machine, tiling: Tiling, inputs: Ints, weigh
     before: list[int] = []
     for start in range(0, len(blocks), spec.cluster_rows):
         mine = blocks[start : start + spec.cluster_rows]
-        cycles = _pass(mine, groups, live, outputs, machine, counts)
+        cycles = _pass(mine, groups, live, outputs, machine, counts, watched)
         used = sorted({g for g, _ in mine})
         traffic = _traffic(mine, used, groups, layer, size, inputs, counted)
         traffic.cycles, traffic.same_input = cycles, used == before
@@ -96,7 +104,7 @@ def _counts_as_nonzero(layer: LayerTrace, inputs: Ints) -> NDArray[np.bool_] | N
 
 
 def _pass(blocks: list[tuple[int, range]], groups: list[GroupOperands], live: list[NDArray[np.bool_]],
-          outputs: list[Ints], machine: Machine, counts: Ints) -> int:
+          outputs: list[Ints], machine: Machine, counts: Ints, watched: list[list[list[Product]]] | None) -> int:
     """Clock all PEs until the last is done; the cycles it took."""
     spec = machine.array
     columns = spec.cluster_cols * spec.pe_cols
@@ -119,8 +127,10 @@ def _pass(blocks: list[tuple[int, range]], groups: list[GroupOperands], live: li
         if not any(done):
             break
         cycles += 1
-        products += sum(done)
-        busy += sum(1 for number in done if number)
+        products += sum(map(len, done))
+        busy += sum(1 for multiplied in done if multiplied)
+        if watched is not None:
+            watched.append(done)
     full = -(-products // spec.peak_macs_per_cycle)
     working = -(-busy // (spec.cluster_rows * columns * spec.pe_rows))
     counts[Count.COMPUTE] += full

@@ -27,9 +27,24 @@ Weight = tuple[int, int, int, int]  # r, s, k, value; k counts the layer's outpu
 Product = tuple[int, int, int, int]  # k, output row, output column, value
 
 
-def run(layer: LayerTrace, machine: Machine, tiling: Tiling, inputs: Ints, weights: Ints) -> tuple[LayerCounts, Ints]:
-    """(counts, output in the operation's own shape)."""
-    chip = Chip(_plane(layer), machine)
+@dataclass(frozen=True)
+class Watched:
+    """One cycle of one element: the products added, (bank, image, product), and whether the lists are held up.
+
+    held: the block has products left, so the next one cannot start in the next cycle.
+    """
+
+    added: tuple[tuple[int, int, Product], ...] = ()
+    busy: bool = False
+    held: bool = False
+
+
+def run(
+    layer: LayerTrace, machine: Machine, tiling: Tiling, inputs: Ints, weights: Ints,
+    watched: list[list[Watched]] | None = None,
+) -> tuple[LayerCounts, Ints]:
+    """(counts, output in the operation's own shape); `watched` collects every cycle of every element but the halo's."""
+    chip = Chip(_plane(layer), machine, watched)
     shape = chip.shape
     values, filters = np.asarray(inputs, dtype=np.int64), np.asarray(weights, dtype=np.int64)
     live = values != 0 if layer.packed_input is not None else _spread(layer).reshape(values.shape)
@@ -71,9 +86,9 @@ class Element:
 class Chip:
     """The grid, its counters and the output that it makes."""
 
-    def __init__(self, shape: Conv2d, machine: Machine) -> None:
+    def __init__(self, shape: Conv2d, machine: Machine, watched: list[list[Watched]] | None = None) -> None:
         spec = machine.array
-        self.shape, self.spec = shape, spec
+        self.shape, self.spec, self.watched = shape, spec, watched
         self.counts = np.zeros(len(Count), dtype=np.int64)
         self.slots = {"useful": 0, "fragmentation": 0, "conflict": 0, "imbalance": 0}
         self.clock = 0  # without the halo
@@ -103,7 +118,7 @@ class Chip:
             before = self.clock
             for place, element in elements.items():
                 self._fill(element, self._activations(place, plane, kept), self._weights(filters[:, channel], ks))
-            self._run_to_barrier(list(elements.values()))
+            self._run_to_barrier(list(elements.values()), image)
             cycles.append(self.clock - before)
         halo = self._exchange_halo(elements, image, ks)
         return Group(image, ks, range(first_channel, first_channel + per_in), cycles, halo)
@@ -155,18 +170,19 @@ class Chip:
         top = (k >> 2 & 1) ^ (x >> 1 & 1) ^ (y >> 1 & 1)
         return (top << 4 | (x & 1) << 3 | (y & 1) << 2 | k & 3) % int(self.spec.accumulator_banks)
 
-    def _run_to_barrier(self, elements: list[Element]) -> None:
+    def _run_to_barrier(self, elements: list[Element], image: int) -> None:
         while any(element.busy for element in elements):
-            for element in elements:
-                self._edge(element)
+            seen = [self._edge(element, image) for element in elements]
+            if self.watched is not None:
+                self.watched.append(seen)
             self.clock += 1
 
-    def _edge(self, element: Element) -> None:
+    def _edge(self, element: Element, image: int) -> Watched:
         """One cycle of one element: start a block if none is underway, then one product into every bank."""
         multipliers = self.spec.multipliers_f * self.spec.multipliers_i
         if not element.busy:
             self.slots["imbalance"] += multipliers
-            return
+            return Watched()
         if element.waiting:
             self.slots["conflict"] += multipliers
         else:
@@ -175,7 +191,9 @@ class Chip:
             self.slots["fragmentation"] += multipliers - len(block)
             for product in block:
                 element.waiting.setdefault(self._bank(*product[:3]), []).append(product)
+        added = []
         for bank in list(element.waiting):
+            added.append((bank, image, element.waiting[bank][0]))
             k, x, y, value = element.waiting[bank].pop(0)
             element.sums[k, x, y] = element.sums.get((k, x, y), 0) + value
             for what in (Count.ISSUED_MACS, Count.USEFUL_MACS, Count.OUTPUT_SRAM_READS, Count.OUTPUT_SRAM_WRITES,
@@ -183,6 +201,7 @@ class Chip:
                 self.counts[what] += 1
             if not element.waiting[bank]:
                 del element.waiting[bank]
+        return Watched(tuple(added), busy=True, held=bool(element.waiting))
 
     def _exchange_halo(self, elements: dict[tuple[int, int], Element], image: int, ks: range) -> int:
         """Carry partial sums to the element that owns the output, then read the finished outputs; cycles taken."""

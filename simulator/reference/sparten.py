@@ -26,6 +26,22 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class Watched:
+    """One cycle of a cluster: (filter, k, value) that each unit multiplied or None, and what follows it.
+
+    waits: per unit, whether it idles while another unit multiplies.  item_done: after this cycle its sums are whole.
+    """
+
+    group: int
+    filter_group: int
+    position: int
+    chunk: int
+    products: tuple[tuple[int, int, int] | None, ...]
+    waits: tuple[bool, ...]
+    item_done: bool
+
+
+@dataclass(frozen=True)
 class Item:
     """A filter group at a position: what a cluster takes on at once."""
 
@@ -70,6 +86,7 @@ class Cluster:
     waits: int = 0  # cycles that the sums of the chunk still need in the network
     matched: bool = False
     held: tuple[int, int] | None = None  # filter group whose weights are in the units
+    watched: list[Watched] | None = None
 
     def edge(self) -> None:
         """One cycle."""
@@ -81,17 +98,25 @@ class Cluster:
         if self.queues is None:
             self.queues = self._broadcast(item, group)
         joining = first or any(self.queues)
+        products: list[tuple[int, int, int] | None] = [None] * len(self.queues)
+        waits = [False] * len(self.queues)
         for unit, queue in enumerate(self.queues):
             if queue:
-                n, k = queue.pop()
-                self._multiply(group, item.position, k, n)
+                n, k = queue.pop(0)
+                products[unit] = n, k, self._multiply(group, item.position, k, n)
             elif not joining:
                 self.spent.routing += 1
             elif not group.units[item.filter_group][0][unit] or not self.matched:
                 self.spent.unfilled += 1
+            else:
+                waits[unit] = True
         self.waits -= 1
-        if not any(self.queues) and self.waits <= 0:
+        chunk, chunk_done = self.chunk, not any(self.queues) and self.waits <= 0
+        if chunk_done:
             self._next_chunk(item, group)
+        if self.watched is not None:
+            self.watched.append(Watched(item.group, item.filter_group, item.position, chunk, tuple(products),
+                                        tuple(waits), chunk_done and self.chunk == 0))
 
     def _broadcast(self, item: Item, group: Group) -> list[list[tuple[int, int]]]:
         spec = self.machine.array
@@ -115,11 +140,13 @@ class Cluster:
             self.waits = -(-len(group.members(item.filter_group)) // spec.routing_bandwidth)
         return queues
 
-    def _multiply(self, group: Group, position: int, k: int, n: int) -> None:
-        group.output[position, n] += group.operands.inputs[position, k] * group.operands.weights[k, n]
+    def _multiply(self, group: Group, position: int, k: int, n: int) -> int:
+        product = int(group.operands.inputs[position, k] * group.operands.weights[k, n])
+        group.output[position, n] += product
         self.spent.busy += 1
         for count in (Count.WEIGHT_HOPS, Count.PSUM_HOPS):
             self.counts[count] += 1
+        return product
 
     def _next_chunk(self, item: Item, group: Group) -> None:
         self.queues = None
@@ -130,8 +157,14 @@ class Cluster:
             self.counts[Count.OUTPUT_SRAM_WRITES] += len(group.members(item.filter_group))
 
 
-def run(layer: LayerTrace, machine: Machine, tiling: Tiling, inputs: Ints, weights: Ints) -> tuple[LayerCounts, Ints]:
-    """Counts of a layer on real operands, and its output in the operation's shape."""
+def run(
+    layer: LayerTrace, machine: Machine, tiling: Tiling, inputs: Ints, weights: Ints,
+    watched: list[list[Watched]] | None = None,
+) -> tuple[LayerCounts, Ints]:
+    """Counts of a layer on real operands, and its output in the operation's shape.
+
+    `watched` becomes one list per cluster of its cycles with work.
+    """
     gemm, spec = layer.operation.gemm(), machine.array
     counts = np.zeros(len(Count), dtype=np.int64)
     counts[Count.DENSE_MACS] = layer.operation.macs
@@ -143,6 +176,10 @@ def run(layer: LayerTrace, machine: Machine, tiling: Tiling, inputs: Ints, weigh
                 operation_output(layer, [group.output for group in groups]))
     spent = Spent()
     clusters = [Cluster(machine, groups, counts, spent) for _ in range(spec.clusters)]
+    if watched is not None:
+        for cluster in clusters:
+            cluster.watched = []
+            watched.append(cluster.watched)
     if machine.memory.memory == "ideal":
         whole = [Item(g, f, p) for g in range(len(groups)) for f in range(len(groups[0].units)) for p in range(gemm.m)]
         cycles, chosen = _compute(whole, clusters, len(groups[0].units), gemm.m), Tiling(gemm.m, gemm.k, gemm.n)
