@@ -12,10 +12,9 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from . import area, energy
+from . import area, energy, grouped
 from .counts import Count
 from .hardware import Machine
-from .machines import model
 from .report import LayerReport, Report, Total
 from .trace import LayerTrace, Trace
 
@@ -47,7 +46,7 @@ def _simulate_once(layer: LayerTrace, machine: Machine, known: dict[Hashable, La
 
 def simulate_layer(layer: LayerTrace, machine: Machine) -> LayerReport:
     """One layer on one machine."""
-    result = model(machine.model).run(layer, machine)
+    result = grouped.run(layer, machine)
     bits = (layer.weight_bits, layer.input_bits, layer.output_bits, machine.memory.psum_bits)
     total = Total(
         counts=result.counts,

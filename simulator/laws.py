@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from .counts import CAUSES, Count
 from .engine import simulate_layer
 from .errors import InputError
+from .grouped import in_groups, on_planes
 from .hardware import Machine
 from .report import LayerReport
 from .trace import LayerTrace
@@ -69,6 +70,8 @@ def _distinct_words(report: LayerReport, machine: Machine) -> Iterator[str]:
     layer, counts = report.layer, report.total.counts
     if report.executed_as == "removed":
         return
+    if in_groups(layer.operation):
+        layer = on_planes(layer)
     if counts[Count.WEIGHT_DRAM_READ_BYTES] * 8 < layer.weight_nnz * layer.weight_bits:
         yield f"{counts[Count.WEIGHT_DRAM_READ_BYTES]} weight bytes read for {layer.weight_nnz} weights"
     weights = layer.weight_matrix()
@@ -114,10 +117,8 @@ def _read_positions(operation: Conv2d) -> NDArray[np.bool_]:
 def _of_related_runs(report: LayerReport, machine: Machine) -> Iterator[str]:
     """Laws that compare with another run of the same layer."""
     layer = report.layer
-    dense = simulate_layer(layer.dense(), machine)
-    full = LayerTrace(layer.name, layer.operation, np.ones(layer.operation.weight_shape, dtype=bool),
-                      layer.packed_input, input_density=None if layer.packed_input is not None else layer.input_density,
-                      weight_bits=layer.weight_bits, input_bits=layer.input_bits, output_bits=layer.output_bits)
+    dense = simulate_layer(layer.replace(weight_mask=None, structure=None), machine)
+    full = layer.replace(weight_mask=np.ones(layer.operation.weight_shape, dtype=bool), structure=None)
     masked = simulate_layer(full, machine)
     if machine.memory.memory == "ideal" and masked.cycles != dense.cycles:
         yield f"an all-ones mask takes {masked.cycles} cycles, no mask {dense.cycles}"

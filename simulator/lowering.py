@@ -87,7 +87,7 @@ def nonzero_inputs_per_row(layer: LayerTrace) -> NDArray[np.int64]:
     mask, op = layer.input_mask, layer.operation
     assert mask is not None
     if isinstance(op, Gemm):
-        return np.asarray(mask.sum(axis=0, dtype=np.int64)[None])
+        return np.asarray(mask.sum(axis=-2, dtype=np.int64).reshape(op.groups, op.k))
     padded = np.pad(mask, ((0, 0), (0, 0), (op.padding_h, op.padding_h), (op.padding_w, op.padding_w)))
     counts = np.empty((op.in_channels, op.kernel_h, op.kernel_w), dtype=np.int64)
     for r in range(op.kernel_h):

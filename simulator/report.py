@@ -130,7 +130,8 @@ class LayerReport:
         gemm = self.layer.operation.gemm()
         return {
             "name": self.name, "op": self.layer.operation.kind, "m": gemm.m, "k": gemm.k, "n": gemm.n,
-            "groups": self.layer.operation.groups, "structure": self.layer.structure,
+            "groups": self.layer.operation.groups, "weight_source": self.layer.weight_source,
+            "structure": self.layer.structure,
             "executed_as": self.executed_as, "weight_density": self.layer.weight_density,
             "input_density": self.layer.input_density, "tiling": self.tiling.to_dict(),
             "total": self.total.to_dict(),

@@ -18,7 +18,7 @@ from .machines import eie, eyeriss_v2, model, scnn, sigma, sparten
 from .machines.systolic import Spec
 from .mapping import LOOP_ORDERS, Tiling
 from .structure import block, cover, n_of_m, project
-from .trace import LayerTrace
+from .trace import WEIGHT_SOURCES, LayerTrace
 from .workload import Conv2d, Gemm, Operation
 
 PATTERNS = ("1:2", "2:4", "1:4", "2:3", "4:4", "3:5")
@@ -166,6 +166,20 @@ def layers(draw: st.DrawFn) -> LayerTrace:
     )
 
 
+@st.composite
+def grouped_layers(draw: st.DrawFn) -> LayerTrace:
+    """GEMMs in groups such as attention's, weights that are activations among them, with masks as in `layers`."""
+    m, k, n, groups = (draw(st.integers(1, 7)) for _ in range(4))
+    operation = Gemm(m, k, n, groups + 1)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    density = draw(st.sampled_from((None, 0.0, 0.4, 0.8)))
+    return LayerTrace(
+        "drawn", operation, draw(_weight_masks(operation, rng)),
+        None if density is None else rng.random(operation.input_shape) < density,
+        weight_bits=draw(st.sampled_from((4, 8))), weight_source=draw(st.sampled_from(WEIGHT_SOURCES)),
+    )
+
+
 def layers_for(name: str) -> st.SearchStrategy[LayerTrace]:
     """Layers that a machine model runs: one that lacks an operation says so by `supports(operation)`."""
     runs = getattr(model(name), "supports", lambda operation: True)
@@ -199,7 +213,7 @@ def _weight_masks(draw: st.DrawFn, operation: Operation, rng: np.random.Generato
             mask &= np.repeat(rng.random(gemm.k // window) < density, window)[:, None] & (rng.random(gemm.n) < density)
         matrices.append(mask & bool(rng.random() < 0.8) if operation.groups > 1 else mask)
     if isinstance(operation, Gemm):
-        return matrices[0]
+        return np.stack(matrices).reshape(operation.weight_shape)
     return np.stack([mask.T for mask in matrices]).reshape(operation.weight_shape)
 
 
