@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 
 from . import files
 from .errors import InputError, nearest
+from .number_types import parse_type, problems, type_name
 from .structure import parse
 from .workload import Conv2d, Gemm, Operation
 
 SCHEMA = 1
 OPERATIONS: dict[str, type[Gemm] | type[Conv2d]] = {"gemm": Gemm, "conv2d": Conv2d}
 WEIGHT_SOURCES = ("parameter", "activation")
+NUMBERS = ("weight_number", "input_number", "output_number")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +55,10 @@ class LayerTrace:
     where a weight is kept; None = dense.  input_mask: bool[batch, in, h, w] or bool[m, k] ([groups, m, k]), True
     where an activation is not zero; None with `input_density` = only the share is known; None alone = dense.
     weight_source: "parameter", or "activation" where the second operand is computed too, as in attention; then it
-    is no weight that could be pruned, and no count of weights includes it.  Raises InputError on a mask of another
-    shape or type.
+    is no weight that could be pruned, and no count of weights includes it.  error_mask: bool of the output's shape,
+    True where the output's gradient is not zero, with `error_density` as for the input; only a training iteration
+    reads it.  weight_number and its like: "int", "float" or "bfloat", with the bits a type such as "int8" or "bf16".
+    Raises InputError on a mask of another shape or type.
     """
 
     name: str
@@ -65,8 +69,13 @@ class LayerTrace:
     input_bits: int
     output_bits: int
     weight_source: str
+    weight_number: str
+    input_number: str
+    output_number: str
+    error_density: float
     packed_weight: PackedMask | None = field(repr=False)
     packed_input: PackedMask | None = field(repr=False)
+    packed_error: PackedMask | None = field(repr=False)
 
     def __init__(
         self,
@@ -81,26 +90,31 @@ class LayerTrace:
         input_bits: int = 8,
         output_bits: int = 8,
         weight_source: str = "parameter",
+        weight_number: str = "int",
+        input_number: str = "int",
+        output_number: str = "int",
+        error_mask: NDArray[np.bool_] | PackedMask | None = None,
+        error_density: float | None = None,
     ) -> None:
         where = f"layer {name!r}"
         weight = _as_packed(weight_mask, operation.weight_shape, f"{where}, weight_mask")
         inputs = _as_packed(input_mask, operation.input_shape, f"{where}, input_mask")
-        if input_density is not None and inputs is not None:
-            raise InputError("both input_mask and input_density", where=where, expected="one of the two")
-        if input_density is not None and not 0.0 <= input_density <= 1.0:
-            raise InputError(f"input_density = {input_density}", where=where, expected="a share in [0, 1]")
-        for label, bits in (("weight_bits", weight_bits), ("input_bits", input_bits), ("output_bits", output_bits)):
+        errors = _as_packed(error_mask, operation.output_shape, f"{where}, error_mask")
+        input_density = _density(inputs, input_density, "input", where)
+        error_density = _density(errors, error_density, "error", where)
+        for label, bits, number in (("weight", weight_bits, weight_number), ("input", input_bits, input_number),
+                                    ("output", output_bits, output_number)):
             if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 64:
-                raise InputError(f"{label} = {bits!r}", where=where, expected="an integer from 1 to 64")
+                raise InputError(f"{label}_bits = {bits!r}", where=where, expected="an integer from 1 to 64")
+            if wrong := problems(bits, number):
+                raise InputError(f"{label}_number = {wrong}", where=where)
         if weight_source not in WEIGHT_SOURCES:
             raise InputError(f"weight_source = {weight_source!r}", where=where,
                              expected=f"one of {', '.join(WEIGHT_SOURCES)}", fix=nearest(weight_source, WEIGHT_SOURCES))
         if structure is None:
             structure = "dense" if weight is None else "unstructured"
-        if inputs is not None:
-            input_density = float(inputs.unpack().mean())
-        values = (name, operation, str(parse(structure)), 1.0 if input_density is None else float(input_density),
-                  weight_bits, input_bits, output_bits, weight_source, weight, inputs)
+        values = (name, operation, str(parse(structure)), input_density, weight_bits, input_bits, output_bits,
+                  weight_source, weight_number, input_number, output_number, error_density, weight, inputs, errors)
         for item, value in zip(fields(self), values, strict=True):
             object.__setattr__(self, item.name, value)
 
@@ -113,6 +127,26 @@ class LayerTrace:
     def input_mask(self) -> NDArray[np.bool_] | None:
         """The activation mask in the operation's own shape, or None where it was not recorded."""
         return None if self.packed_input is None else self.packed_input.unpack()
+
+    @property
+    def error_mask(self) -> NDArray[np.bool_] | None:
+        """Where the output's gradient is not zero, in the output's shape, or None where it was not recorded."""
+        return None if self.packed_error is None else self.packed_error.unpack()
+
+    @property
+    def weight_type(self) -> str:
+        """The weight's number type, such as "int8"."""
+        return type_name(self.weight_bits, self.weight_number)
+
+    @property
+    def input_type(self) -> str:
+        """The input's number type."""
+        return type_name(self.input_bits, self.input_number)
+
+    @property
+    def output_type(self) -> str:
+        """The output's number type."""
+        return type_name(self.output_bits, self.output_number)
 
     @property
     def has_parameters(self) -> bool:
@@ -151,10 +185,26 @@ class LayerTrace:
             "name": self.name, "operation": self.operation, "weight_mask": self.packed_weight,
             "input_mask": self.packed_input, "structure": self.structure, "weight_source": self.weight_source,
             "weight_bits": self.weight_bits, "input_bits": self.input_bits, "output_bits": self.output_bits,
+            "weight_number": self.weight_number, "input_number": self.input_number,
+            "output_number": self.output_number,
         }
         if self.packed_input is None and "input_mask" not in changes:
             same["input_density"] = self.input_density
+        # Another operation has another output: what was known of its gradient is gone unless it is given anew.
+        if "operation" not in changes and "error_mask" not in changes:
+            same["error_mask"] = self.packed_error
+        if self.packed_error is None and "error_mask" not in changes:
+            same["error_density"] = self.error_density
         return LayerTrace(**{**same, **changes})
+
+    def with_types(self, *, weight: str = "", input: str = "", output: str = "") -> LayerTrace:
+        """The same layer with operands of other number types, such as "int4" or "bf16"; "" leaves one as it is."""
+        changes: dict[str, Any] = {}
+        for operand, text in (("weight", weight), ("input", input), ("output", output)):
+            if text:
+                bits, number = parse_type(text, f"layer {self.name!r}, {operand} type")
+                changes |= {f"{operand}_bits": bits, f"{operand}_number": number}
+        return self.replace(**changes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,6 +244,12 @@ class Trace:
                 "weight_bits": layer.weight_bits, "input_bits": layer.input_bits, "output_bits": layer.output_bits,
                 "weight_source": layer.weight_source,
             }
+            numbers = {name: getattr(layer, name) for name in NUMBERS}
+            row |= {name: number for name, number in numbers.items() if number != "int"}
+            if layer.packed_error is not None:
+                tensors[f"{index}.error_mask"] = layer.packed_error.bits
+            elif layer.error_density != 1.0:
+                row["error_density"] = layer.error_density
             if layer.packed_weight is not None:
                 tensors[f"{index}.weight_mask"] = layer.packed_weight.bits
             if layer.packed_input is not None:
@@ -240,14 +296,25 @@ def _as_packed(mask: NDArray[np.bool_] | PackedMask | None, shape: tuple[int, ..
     return packed
 
 
+def _density(mask: PackedMask | None, given: float | None, label: str, where: str) -> float:
+    """The share of nonzeros: counted where there is a mask, else the given one, else 1."""
+    if given is not None and mask is not None:
+        raise InputError(f"both {label}_mask and {label}_density", where=where, expected="one of the two")
+    if given is not None and not 0.0 <= given <= 1.0:
+        raise InputError(f"{label}_density = {given}", where=where, expected="a share in [0, 1]")
+    return float(mask.unpack().mean()) if mask is not None else 1.0 if given is None else float(given)
+
+
 def _layer_from_row(index: int, row: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> LayerTrace:
     operation = OPERATIONS[row["op"]](**row["operation"])
-    masks: dict[str, PackedMask | None] = {}
-    for which, shape in (("weight_mask", operation.weight_shape), ("input_mask", operation.input_shape)):
+    masks: dict[str, Any] = {}
+    for which, shape in (("weight_mask", operation.weight_shape), ("input_mask", operation.input_shape),
+                         ("error_mask", operation.output_shape)):
         bits = tensors.get(f"{index}.{which}")
         masks[which] = None if bits is None else PackedMask(shape, bits)
     return LayerTrace(
-        row["name"], operation, **masks, input_density=row.get("input_density"), structure=row["structure"],
+        row["name"], operation, input_density=row.get("input_density"), structure=row["structure"],
         weight_bits=row["weight_bits"], input_bits=row["input_bits"], output_bits=row["output_bits"],
-        weight_source=row.get("weight_source", "parameter"),
+        weight_source=row.get("weight_source", "parameter"), error_density=row.get("error_density"),
+        **masks, **{name: row.get(name, "int") for name in NUMBERS},
     )
