@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from .counts import CAUSES
+from .errors import InputError
 from .hardware import Machine
 from .machines import model
 from .mapping import Tiling
@@ -29,9 +31,31 @@ def run(layer: LayerTrace, machine: Machine, tiling: Tiling | None = None) -> La
     if supports(machine, as_convolution(layer.operation)):
         found = engine.run(on_planes(layer), machine, tiling)
         return found
-    parts = [engine.run(part, machine, tiling) for part in one_by_one(layer)]
-    return LayerCounts(np.sum([part.counts for part in parts], axis=0, dtype=np.int64), parts[0].tiling,
-                       next((part.executed_as for part in parts if part.executed_as != "removed"), "removed"))
+    parts = list(one_by_one(layer))
+    if tiling is not None:
+        return _added([engine.run(part, machine, tiling) for part in parts])
+    alone = [engine.run(part, machine) for part in parts]
+    if len({part.tiling for part in alone}) == 1:
+        return _added(alone)
+    # A layer has one tiling: of those that the groups choose alone, the fastest that every group can take.
+    tried: list[LayerCounts] = []
+    refused: InputError | None = None
+    for choice in dict.fromkeys(part.tiling for part in alone):
+        try:
+            tried.append(_added([engine.run(part, machine, choice) for part in parts]))
+        except InputError as error:
+            refused = error
+    if not tried:
+        assert refused is not None
+        raise refused
+    return min(tried, key=lambda total: int(total.counts[list(CAUSES)].sum()))
+
+
+def _added(parts: list[LayerCounts]) -> LayerCounts:
+    """The groups' counts as one layer's; their tiling is that of a group that was not left out."""
+    ran = next((part for part in parts if part.executed_as != "removed"), parts[0])
+    counts = np.sum([part.counts for part in parts], axis=0, dtype=np.int64)
+    return LayerCounts(counts, ran.tiling, ran.executed_as)
 
 
 def supports(machine: Machine, operation: Operation) -> bool:

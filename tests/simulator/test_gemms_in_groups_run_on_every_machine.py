@@ -17,7 +17,7 @@ from simulator.machines import MACHINES
 from simulator.reference import grouped as twins
 from simulator.testing import grouped_layers, machines, operands, product
 
-DRAWN = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+DRAWN = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.parametrize("name", MACHINES)
