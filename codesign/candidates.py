@@ -191,7 +191,7 @@ def kinds_of(candidates: Sequence[str], densities: Sequence[float], machine: Mac
         except InputError as error:
             errors.append(error)
             continue
-        if structure.keep is not None and known is not None and str(structure) not in known:
+        if structure.is_plain_n_of_m and known is not None and str(structure) not in known:
             errors.append(InputError(
                 f"machine {machine.name!r} does not know the structure {str(structure)!r}", where="candidates",
                 expected=f"an n:m pattern that it has: {', '.join(known) or 'none'}",

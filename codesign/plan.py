@@ -18,6 +18,7 @@ from simulator.structure import CHANNEL, DENSE, Structure, parse
 from .coupling import ChannelGroup, channel_groups
 from .layers import Layer, execution_order, kept_by_default, match, prunable
 from .settings import PrunerConfig
+from .structures import window_of
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,18 @@ def _wanted(
         if structure == CHANNEL and layer.weight.shape[1] == 1:
             reasons[name] = "a single input channel cannot be removed"
             continue
+        window = window_of(layer.weight.shape)
+        if structure.largest_density(window) == 1.0 and structure.density_on(window) is not None:
+            reasons[name] = f"{structure} removes nothing of 1x1 kernels"
+            continue
+        if any(part.library for part in (structure, structure.outer) if part is not None) and window not in (1, 9):
+            raise InputError(f"structure {str(structure)!r} on kernels of {window} entries",
+                             where=f"pruner config, layer {name!r}", expected="3x3 or 1x1 kernels",
+                             fix="give this layer another structure, or skip it")
         sparsity = config.scope[own[name]] if isinstance(config.scope, Mapping) and name in own else config.sparsity
-        if structure.fixed_density is not None:
-            sparsity = 1.0 - structure.fixed_density
+        fixed = structure.density_on(window)
+        if fixed is not None:
+            sparsity = 1.0 - fixed
         elif sparsity is None and isinstance(config.scope, Mapping):
             reasons[name] = "no scope pattern names it"
             continue
@@ -133,6 +143,11 @@ def _wanted(
                 expected="sparsity, the share of units removed in the end",
                 fix='for example {"sparsity": 0.8}',
             )
+        least = 1.0 - structure.largest_density(window)
+        if sparsity < least - 1e-9:
+            raise InputError(f"sparsity {sparsity:g} for structure {str(structure)!r}",
+                             where=f"pruner config, layer {name!r}",
+                             expected=f"at least {least:.4g}, what its fixed part removes")
         wanted[name] = (structure, float(sparsity))
     return wanted, reasons
 

@@ -158,5 +158,5 @@ def _mask(number: int, layer: LayerShape) -> str:
 
 def _colour(structure: str) -> tuple[int, int, int]:
     known = parse(structure)
-    family = known.name.split()[0] if known.keep is None else "n:m"
+    family = "n:m" if known.is_plain_n_of_m else known.name.split()[0]
     return STRUCTURE_COLOURS.get(family, STRUCTURE_COLOURS["unstructured"])

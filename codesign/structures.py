@@ -15,8 +15,9 @@ import math
 import torch
 from torch import Tensor
 
+from simulator import patterns
 from simulator.errors import InputError
-from simulator.structure import Extent, Structure, n_of_m, parse, units_kept
+from simulator.structure import DENSE, Extent, Structure, compose, n_of_m, parse, units_kept
 
 SMALL_GROUP = 16
 """Groups up to this many units (n:m) are ranked by comparing all pairs, larger ones by sorting."""
@@ -47,21 +48,52 @@ def project(scores: Tensor, structure: str | Structure, density: float = 1.0) ->
         raise InputError(
             "a score is NaN", where=f"structure {structure}", expected="finite scores", fix="did training diverge?"
         )
-    if structure.name == "dense":
-        return torch.ones_like(scores, dtype=torch.bool)
-    values = as_matrix(scores.detach()).double()
+    mask = _project(as_matrix(scores.detach()).double(), structure, density, window_of(scores.shape))
+    return mask.T.reshape(scores.shape).contiguous()
+
+
+def _project(values: Tensor, structure: Structure, density: float, window: int) -> Tensor:
+    """`project` on float64[k, n]."""
     k, n = values.shape
-    unit_k, unit_n = structure.unit_extent(k, n, window_of(scores.shape))
+    if structure == DENSE:
+        return torch.ones_like(values, dtype=torch.bool)
+    if structure.outer is not None:
+        outer, inner = structure.split(density, window)
+        there = _project(values, structure.outer, outer, window)
+        return there & _project(values.masked_fill(~there, -math.inf), structure.inner, inner, window)
+    if structure.library:
+        return _best_patterns(values, structure.library, window)
+    unit_k, unit_n = structure.unit_extent(k, n, window)
     units = _pool(values, unit_k, unit_n)
     rows, cols = units.shape
-    group_k, group_n = _extent(structure.group[0], rows), _extent(structure.group[1], cols)
+    group_k, group_n = _extent(structure.group[0], rows, window), _extent(structure.group[1], cols, 1)
     if (group_k, group_n) == (rows, cols):
         keep = units_kept(density, rows * cols) if structure.keep is None else min(structure.keep, rows * cols)
         kept = keep_best(units.reshape(-1), keep).reshape(rows, cols)
     else:
         kept = _keep_in_groups(units, group_k, group_n, structure, density)
-    mask = kept.repeat_interleave(unit_k, 0).repeat_interleave(unit_n, 1)[:k, :n]
-    return mask.T.reshape(scores.shape).contiguous()
+    return kept.repeat_interleave(unit_k, 0).repeat_interleave(unit_n, 1)[:k, :n]
+
+
+def pattern_scores(values: Tensor, library: tuple[int, ...]) -> Tensor:
+    """float64[patterns, channels, n]: the summed score of each pattern in each kernel of float64[k, n]."""
+    kernels = values.reshape(-1, patterns.WINDOW, values.shape[1])
+    four = kernels[:, torch.from_numpy(patterns.table(library)).to(values.device)]  # [channels, patterns, 4, n]
+    return ((four[:, :, 0] + four[:, :, 1]) + (four[:, :, 2] + four[:, :, 3])).transpose(0, 1)
+
+
+def _best_patterns(values: Tensor, library: tuple[int, ...], window: int) -> Tensor:
+    if window == 1:
+        return torch.ones_like(values, dtype=torch.bool)
+    if window != patterns.WINDOW:
+        raise InputError(f"kernels of {window} entries", where="structure pattern", expected="3x3 kernels",
+                         fix="name the 3x3 layers, or use another structure")
+    places = torch.from_numpy(patterns.table(library)).to(values.device)
+    kept = torch.zeros(len(library), patterns.WINDOW, dtype=torch.bool, device=values.device).scatter_(1, places, True)
+    # argmax of torch promises no order among equals: the first best is asked for by name
+    ranked = pattern_scores(values, library)
+    first = (ranked == ranked.amax(0)).to(torch.uint8).cumsum(0).eq(0).sum(0)
+    return kept[first].permute(0, 2, 1).reshape(values.shape)
 
 
 def unit_scores(scores: Tensor, structure: Structure) -> tuple[Tensor, Tensor]:
@@ -73,16 +105,27 @@ def unit_scores(scores: Tensor, structure: Structure) -> tuple[Tensor, Tensor]:
 
 
 def part_way(structure: Structure, share: float) -> Structure:
-    """An n:m structure on its way: at share 0 it keeps m of m, at 1 it keeps n; others stay as they are.
+    """A structure with counts on its way: n:m keeps m of m at share 0, n at 1; others stay as they are.
 
-    In between it has dropped `share * (m - n)` entries of each group, to the nearest count, halves up: a
-    schedule that creeps up to 1 must not leave the last step to the last moment of training.
+    In between it has dropped `share * (m - n)` units of each group, to the nearest count, halves up: a schedule that
+    creeps up to 1 must not leave the last step to the last moment of training.  A pattern is there or not, so it
+    comes at half way.  DENSE where nothing is dropped yet.
     """
+    if structure.outer is not None:
+        outer, inner = part_way(structure.outer, share), part_way(structure.inner, share)
+        return inner if outer == DENSE else outer if inner == DENSE else compose(outer, inner)
+    if structure.library:
+        return structure if share >= 0.5 else DENSE
     if structure.keep is None:
         return structure
     slots = structure.group[0]
+    if slots == "window":  # counted on 3x3 kernels; smaller ones keep all until the count comes below their size
+        left = patterns.WINDOW - math.floor(share * (patterns.WINDOW - structure.keep) + 0.5)
+        return parse(f"window {max(left, structure.keep)}")
     assert isinstance(slots, int)  # a counted group has a counted extent
-    return n_of_m(slots - math.floor(share * (slots - structure.keep) + 0.5), slots)
+    rows, cols = structure.unit
+    assert isinstance(rows, int) and isinstance(cols, int)  # as n_of_m made it
+    return n_of_m(slots - math.floor(share * (slots - structure.keep) + 0.5), slots, rows, cols)
 
 
 def keep_best(values: Tensor, keep: int) -> Tensor:
@@ -105,13 +148,14 @@ def _keep_in_groups(units: Tensor, group_k: int, group_n: int, structure: Struct
     padded = _pad(units, group_k, group_n, -math.inf)
     tall, wide = padded.shape[0] // group_k, padded.shape[1] // group_n
     grouped = padded.reshape(tall, group_k, wide, group_n).permute(0, 2, 1, 3).reshape(tall * wide, group_k * group_n)
-    real_k = [min(group_k, rows - i * group_k) for i in range(tall)]
-    real_n = [min(group_n, cols - j * group_n) for j in range(wide)]
-    count = {
-        size: units_kept(density, size) if structure.keep is None else min(structure.keep, size)
-        for size in {a * b for a in set(real_k) for b in set(real_n)}
-    }
-    budget = torch.tensor([[count[a * b] for b in real_n] for a in real_k], device=units.device).reshape(-1, 1)
+    # how many units a group really has, by its place; the few sizes that occur are counted once
+    real_k = (rows - group_k * torch.arange(tall)).clamp(max=group_k)
+    real_n = (cols - group_n * torch.arange(wide)).clamp(max=group_n)
+    real = torch.outer(real_k, real_n).reshape(-1)
+    sizes, place = real.unique(return_inverse=True)
+    counts = [units_kept(density, size) if structure.keep is None else min(structure.keep, size)
+              for size in sizes.tolist()]
+    budget = torch.tensor(counts)[place].to(units.device).reshape(-1, 1)
     slots = grouped.shape[1]
     index = torch.arange(slots, device=units.device)
     if slots <= SMALL_GROUP:
@@ -155,5 +199,7 @@ def _pad(values: Tensor, multiple_k: int, multiple_n: int, fill: float) -> Tenso
     return torch.nn.functional.pad(values, (0, pad_n, 0, pad_k), value=fill) if pad_k or pad_n else values
 
 
-def _extent(extent: Extent, whole: int) -> int:
-    return whole if extent == "all" else int(extent)
+def _extent(extent: Extent, whole: int, window: int) -> int:
+    if extent == "all":
+        return whole
+    return window if extent == "window" else int(extent)

@@ -5,49 +5,123 @@ a *group* (units that compete for one budget) and a *keep* rule (a count per gro
 a schedule asks for).  One projection, one cover and one conformance check serve all structures; how a
 machine exploits them is in machines/.
 
-The text forms are what users write: "dense", "unstructured", "2:4", "block 16x16", "channel", "filter",
-"kernel".  A convolution's weight is [k, n] = weight.reshape(out, -1).T, so that k runs over (input
-channel, kernel row, kernel column); `window` is the number of k rows of one input channel.
+The text forms are what users write (FORMS lists them all): "2:4", "block 16x16", "channel", "kernel + pattern 4".
+"A + B" is B inside what A keeps, so that hierarchical n:m, kernels with windows and kernels with patterns are
+compositions.  A convolution's weight is [k, n] = weight.reshape(out, -1).T, so that k runs over (input channel,
+kernel row, kernel column); `window` is the number of k rows of one input channel.  Read patterns.py for the
+libraries of window masks.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import patterns
 from .errors import InputError, nearest
 
 Extent = int | str
 """An extent along k or n: a count, "window" (one input channel's rows of k) or "all"."""
 
+FORMS = {
+    "dense": "every weight is kept",
+    "unstructured": "single weights, ranked over the layer",
+    "N:M": "at most N of every M consecutive weights along k",
+    "N:M of RxC": "at most N of every M consecutive blocks of R along k by C along n; C is the vector of vector n:m",
+    "block RxC": "blocks of R along k by C along n, ranked over the layer",
+    "bank B": "bank-balanced: the same count in every B consecutive weights along k",
+    "channel": "input channels",
+    "filter": "output channels",
+    "kernel": "kernels (one input and one output channel), ranked over the layer",
+    "ck": "kernels, the same number in every filter",
+    "window": "weights inside each kernel, the same number in every kernel",
+    "window K": "K weights inside each kernel",
+    "pattern K": "each 3x3 kernel has one of ClickTrain's K (4, 8 or 12) patterns of 4 weights",
+    "pattern #A#B...": "the same with a library of one's own, by the ranks of the patterns among all 126",
+    "A + B": "B inside what A keeps",
+}
+"""What users may write, and what it means."""
+
 
 @dataclass(frozen=True)
 class Structure:
-    """unit: (k, n) extents kept together; group: extents, in units, that share a budget; keep: units per group."""
+    """unit: (k, n) extents kept together; group: extents, in units, that share a budget; keep: units per group.
+
+    library: ranks of the window patterns of which each kernel has one (patterns.py).  outer: the structure that is
+    applied first, inside which the rest of the fields choose.
+    """
 
     name: str
     unit: tuple[Extent, Extent] = (1, 1)
     group: tuple[Extent, Extent] = ("all", "all")
     keep: int | None = None  # None: the fraction that the schedule asks for
+    library: tuple[int, ...] = ()
+    outer: Structure | None = None
 
     def __str__(self) -> str:
         return self.name
 
     @property
+    def inner(self) -> Structure:
+        """The structure without what is outside of it; itself where nothing is."""
+        return self if self.outer is None else replace(self, name=self.name.rsplit(" + ", 1)[1], outer=None)
+
+    @property
+    def is_plain_n_of_m(self) -> bool:
+        """True for "N:M" of single weights, what an n:m array has."""
+        counted = self.keep is not None and isinstance(self.group[0], int)
+        return counted and self.unit == (1, 1) and self.outer is None
+
+    @property
     def fixed_density(self) -> float | None:
-        """The density that the structure itself fixes (0.5 for 2:4), or None where a schedule sets it."""
+        """The density that the structure itself fixes (0.5 for 2:4), or None where a schedule sets it.
+
+        Windows and patterns are counted on 3x3 kernels; density_on knows the others.
+        """
+        return self.density_on(9)
+
+    def density_on(self, window: int) -> float | None:
+        """The density fixed on kernels of `window` entries: a 1x1 kernel has no part to remove."""
         if self.name == "dense":
             return 1.0
-        if self.keep is None:
-            return None
-        slots = self.group[0]
-        assert isinstance(slots, int)  # a counted group has a counted extent
-        return self.keep / slots
+        own: float | None = None
+        if self.library:
+            own = 1.0 if window == 1 else patterns.ENTRIES / patterns.WINDOW
+        elif self.group[0] == "window" and window == 1:
+            own = 1.0
+        elif self.keep is not None:
+            slots = _extent(self.group[0], 0, window)
+            own = min(self.keep, slots) / slots
+        if self.outer is None or own is None:
+            return own
+        outer = self.outer.density_on(window)
+        return None if outer is None else outer * own
+
+    def largest_density(self, window: int) -> float:
+        """What the parts that fix their own density keep: no mask of the structure keeps more."""
+        parts = (self.inner, self.outer) if self.outer is not None else (self,)
+        fixed = [part.density_on(window) for part in parts if part is not None]
+        return math.prod(density for density in fixed if density is not None)
+
+    def split(self, density: float, window: int) -> tuple[float, float]:
+        """(outer density, inner density) of a composition that is to keep `density`; a free part takes what is left.
+
+        Two free parts share equally: each keeps the square root.  More than `largest_density` is that.
+        """
+        if self.outer is None:
+            return 1.0, density
+        outer, inner = self.outer.density_on(window), self.inner.density_on(window)
+        if outer is None and inner is None:
+            return density**0.5, density**0.5
+        left = min(1.0, density / self.largest_density(window))
+        return left if outer is None else outer, left if inner is None else inner
 
     def unit_extent(self, k: int, n: int, window: int) -> tuple[int, int]:
         """(rows of k, columns of n) of one unit on a weight [k, n]."""
@@ -59,15 +133,41 @@ UNSTRUCTURED = Structure("unstructured")
 CHANNEL = Structure("channel", unit=("window", "all"))
 FILTER = Structure("filter", unit=("all", 1))
 KERNEL = Structure("kernel", unit=("window", 1))
+CK = Structure("ck", unit=("window", 1), group=("all", 1))
+WINDOW = Structure("window", group=("window", 1))
 
-NAMED = {structure.name: structure for structure in (DENSE, UNSTRUCTURED, CHANNEL, FILTER, KERNEL)}
+NAMED = {structure.name: structure for structure in (DENSE, UNSTRUCTURED, CHANNEL, FILTER, KERNEL, CK, WINDOW)}
 
 
-def n_of_m(n: int, m: int) -> Structure:
-    """At most `n` nonzeros in every `m` consecutive entries along k, each column for itself."""
-    if not 1 <= n <= m:
-        raise InputError(f"{n}:{m}", where="structure", expected="n:m with 1 <= n <= m")
-    return Structure(f"{n}:{m}", unit=(1, 1), group=(m, 1), keep=n)
+def n_of_m(n: int, m: int, rows: int = 1, cols: int = 1) -> Structure:
+    """At most `n` in every `m` consecutive blocks of `rows` along k by `cols` along n, each column for itself.
+
+    Blocks of 1x1 are the plain n:m; of 1xV vector n:m, where V outputs share a pattern; of Rx1 the outer rank of a
+    hierarchical n:m.
+    """
+    if not 1 <= n <= m or rows < 1 or cols < 1:
+        raise InputError(f"{n}:{m} of {rows}x{cols}", where="structure", expected="n:m with 1 <= n <= m, blocks of "
+                         "at least 1x1")
+    name = f"{n}:{m}" if rows == cols == 1 else f"{n}:{m} of {rows}x{cols}"
+    return Structure(name, unit=(rows, cols), group=(m, 1), keep=n)
+
+
+def pattern(library: Sequence[int]) -> Structure:
+    """Each 3x3 kernel keeps the entries of one pattern of the library, given by ranks (patterns.py)."""
+    ranks = tuple(library)
+    for rank in ranks:
+        patterns.entries(rank)  # raises for a rank that is none
+    if not ranks or len(set(ranks)) != len(ranks):
+        raise InputError(f"library {list(ranks)}", where="structure pattern", expected="at least one rank, none twice")
+    short = next((f"pattern {size}" for size, known in patterns.FIXED.items() if known == ranks), None)
+    return Structure(short or "pattern " + "".join(f"#{rank}" for rank in ranks), library=ranks)
+
+
+def compose(outer: Structure, inner: Structure) -> Structure:
+    """`inner` inside what `outer` keeps.  Raises InputError where either is dense or has a part outside already."""
+    if DENSE in (outer, inner) or inner.outer is not None:
+        raise InputError(f"{outer} + {inner}", where="structure", expected="two structures that remove something")
+    return replace(inner, name=f"{outer.name} + {inner.name}", outer=outer)
 
 
 def block(rows: int, cols: int) -> Structure:
@@ -78,20 +178,29 @@ def block(rows: int, cols: int) -> Structure:
 
 
 def parse(text: str | Structure) -> Structure:
-    """The structure that a text names; a Structure passes through.  Raises InputError for an unknown text."""
+    """The structure that a text names (FORMS); a Structure passes through.  Raises InputError for an unknown text."""
     if isinstance(text, Structure):
         return text
     words = " ".join(str(text).split()).lower()
     if words in NAMED:
         return NAMED[words]
-    if match := re.fullmatch(r"(\d+):(\d+)", words):
-        return n_of_m(int(match[1]), int(match[2]))
+    if "+" in words:
+        first, _, rest = words.rpartition("+")
+        return compose(parse(first), parse(rest))
+    if match := re.fullmatch(r"(\d+):(\d+)(?: of (\d+)x(\d+))?", words):
+        return n_of_m(int(match[1]), int(match[2]), int(match[3] or 1), int(match[4] or 1))
     if match := re.fullmatch(r"block ?(\d+)(?:x(\d+))?", words):
         return block(int(match[1]), int(match[2] or match[1]))
+    if (match := re.fullmatch(r"(bank|window) ?(\d+)", words)) and int(match[2]):
+        size = int(match[2])
+        return Structure(words, group=(size, 1)) if match[1] == "bank" else replace(WINDOW, name=words, keep=size)
+    if (match := re.fullmatch(r"pattern ?(\d+)", words)) and int(match[1]) in patterns.FIXED:
+        return pattern(patterns.FIXED[int(match[1])])
+    if match := re.fullmatch(r"pattern ?((?:#\d+)+)", words):
+        return pattern([int(rank) for rank in match[1].strip("#").split("#")])
     raise InputError(
-        f"unknown structure {text!r}", where="structure",
-        expected='"dense", "unstructured", "N:M", "block RxC", "channel", "filter" or "kernel"',
-        fix=nearest(words, [*NAMED, "2:4", "1:4", "block 16x16"]),
+        f"unknown structure {text!r}", where="structure", expected=", ".join(f'"{form}"' for form in FORMS),
+        fix=nearest(words, [*NAMED, "2:4", "1:4", "block 16x16", "bank 32", "window 4", "pattern 4"]),
     )
 
 
@@ -111,7 +220,8 @@ def project(
     scores: float[k, n], the importance of each weight.  density: share of units kept where the structure
     fixes no count.  Returns bool[k, n], True where kept: in every group exactly `keep` units, or
     `units_kept(density, units)`, by summed score, ties by the lowest row-major index.  Ragged edges are
-    padded: a unit that sticks out competes with the entries it has, a unit wholly outside never wins.
+    padded: a unit that sticks out competes with the entries it has, a unit wholly outside never wins.  Of "A + B" A
+    chooses first, B among what A kept.
     Raises InputError for a density outside [0, 1] or a score that is not a number.
     """
     values = np.asarray(scores, dtype=np.float64)
@@ -122,12 +232,17 @@ def project(
                          fix="did training diverge?")
     if structure.name == "dense":
         return np.ones(values.shape, dtype=bool)
+    if structure.outer is not None:
+        outer_density, inner_density = structure.split(density, window)
+        there = project(values, structure.outer, outer_density, window)
+        return there & project(np.where(there, values, -np.inf), structure.inner, inner_density, window)
     k, n = values.shape
+    if structure.library:
+        return patterns.best(values, structure.library, window)
     unit_k, unit_n = structure.unit_extent(k, n, window)
     pooled = _pool(values, unit_k, unit_n, np.add)
     rows, cols = pooled.shape
-    group_k, group_n = _extent(structure.group[0], rows, 1), _extent(structure.group[1], cols, 1)
-    kept = np.zeros((rows, cols), dtype=bool)
+    group_k, group_n = _extent(structure.group[0], rows, window), _extent(structure.group[1], cols, 1)
     grouped, real = _groups(pooled, group_k, group_n, -np.inf)
     order = np.argsort(-grouped, axis=1, kind="stable")
     budget = np.array([
@@ -147,19 +262,37 @@ def cover(mask: NDArray[np.bool_], structure: Structure, window: int = 1) -> NDA
 
 
 def conforms(mask: NDArray[np.bool_], structure: Structure, window: int = 1) -> bool:
-    """True if every unit of `mask` (bool[k, n]) is whole or empty and no group keeps more than its count."""
+    """True if every unit of `mask` (bool[k, n]) is whole or empty and no group keeps more than its count.
+
+    Groups without a count of their own ("ck", "window", "bank B") must all keep the same, ragged ones at most that; a
+    kernel with a pattern has no entry outside of it.
+    """
     if structure.name == "dense":
         return bool(mask.all())
-    if not np.array_equal(cover(mask, structure, window), mask):
+    inside = np.ones_like(mask)
+    if structure.outer is not None:
+        inside = cover(mask, structure.outer, window)
+        if not conforms(inside, structure.outer, window):
+            return False
+        structure = structure.inner
+    if structure.library:
+        return patterns.fit(mask, structure.library, window)
+    if not np.array_equal(cover(mask, structure, window) & inside, mask):
         return False
-    if structure.keep is None:
+    if structure.keep is None and structure.group == ("all", "all"):
         return True
     k, n = mask.shape
     unit_k, unit_n = structure.unit_extent(k, n, window)
     units = _pool(mask, unit_k, unit_n, np.logical_or)
-    grouped, _ = _groups(units, _extent(structure.group[0], units.shape[0], 1),
-                         _extent(structure.group[1], units.shape[1], 1), False)
-    return int(grouped.sum(axis=1).max(initial=0)) <= structure.keep
+    extents = _extent(structure.group[0], units.shape[0], window), _extent(structure.group[1], units.shape[1], 1)
+    grouped, real = _groups(units, *extents, False)
+    found = grouped.sum(axis=1)
+    if structure.keep is not None:
+        return int(found.max(initial=0)) <= structure.keep
+    there = _groups(_pool(inside, unit_k, unit_n, np.logical_or), *extents, False)[0].any(axis=1)
+    found, real = found[there], real[there]
+    whole = found[real == real.max(initial=0)]
+    return not len(whole) or bool((whole == whole[0]).all() and (found <= whole[0]).all())
 
 
 def _extent(extent: Extent, whole: int, window: int) -> int:

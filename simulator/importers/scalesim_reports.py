@@ -176,8 +176,8 @@ def _storage(layer: LayerReport) -> tuple[str, int, float, float]:
     gemm, groups = layer.layer.operation.gemm(), layer.layer.operation.groups
     dense = gemm.k * gemm.n * groups
     structure = parse(layer.layer.structure)
-    if layer.layer.packed_weight is None or structure.keep is not None:
-        kept, of = (1, 1) if structure.keep is None else (structure.keep, int(structure.group[0]))
+    if layer.layer.packed_weight is None or structure.is_plain_n_of_m:
+        kept, of = (structure.keep or 1, int(structure.group[0])) if structure.is_plain_n_of_m else (1, 1)
         slots = (gemm.k // of * kept + min(gemm.k % of, kept)) * gemm.n * groups
         metadata = slots * math.ceil(math.log2(of)) / 32
         return "ellpack_block", dense, slots + metadata, metadata

@@ -13,6 +13,7 @@ from simulator import structure as numpy_side
 from simulator.errors import InputError
 
 TEXTS = ["dense", "unstructured", "1:4", "2:4", "3:5", "7:20"]
+TEXTS += ["ck", "window", "window 2", "bank 4", "bank 20", "2:4 of 1x3", "1:2 of 4x1 + 2:4", "block 2x2 + 1:2"]
 TEXTS += ["block 2x2", "block 3x5", "block 16x16", "channel", "filter", "kernel"]
 
 
@@ -40,6 +41,22 @@ def test_torch_and_numpy_masks_are_equal(values: torch.Tensor, text: str, densit
     mask = project(values, text, density)
     assert mask.shape == values.shape and mask.dtype == torch.bool
     assert np.array_equal(as_matrix(mask).numpy(), by_numpy(values, text, density))
+
+
+OF_3X3 = ["pattern 4", "pattern 12", "pattern #7#90", "kernel + pattern 8", "ck + window", "kernel + window 3"]
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.sampled_from(OF_3X3), st.sampled_from([0.05, 0.2, 0.4]),
+       st.integers(0, 2**31))
+@settings(max_examples=150, deadline=None)
+def test_patterns_and_windows_of_3x3_kernels_are_equal(
+    outputs: int, inputs: int, text: str, density: float, seed: int
+) -> None:
+    values = torch.rand(outputs, inputs, 3, 3, generator=torch.Generator().manual_seed(seed))
+    values = (values * 3).round() if seed % 2 else values
+    mask = project(values, text, density)
+    assert np.array_equal(as_matrix(mask).numpy(), by_numpy(values, text, density))
+    assert numpy_side.conforms(as_matrix(mask).numpy(), numpy_side.parse(text), 9)
 
 
 def test_sums_whose_order_matters_fall_alike() -> None:
