@@ -9,8 +9,8 @@ from simulator import InputError, patterns
 from simulator.structure import FORMS, conforms, parse, project
 
 WRITTEN = ["unstructured", "2:4", "2:4 of 1x2", "1:2 of 4x1 + 2:4", "block 2x3", "bank 4", "channel", "filter",
-           "kernel", "ck", "window", "window 4", "pattern 4", "pattern 8", "pattern 12", "pattern #1#126", "kernel + pattern 4",
-           "ck + window", "ck + window 2"]
+           "kernel", "ck", "window", "window 4", "pattern 4", "pattern 8", "pattern 12", "pattern #1#126",
+           "kernel + pattern 4", "ck + window", "ck + window 2"]
 
 
 @given(st.sampled_from(WRITTEN), st.integers(1, 4), st.integers(1, 6), st.sampled_from([0.1, 0.25, 0.4]),
