@@ -28,6 +28,8 @@ CAUSES = {
     "bank_conflict": "products queue for the same accumulator bank",
     "fragmentation": "slots of a vector or a pass that the nonzeros do not fill",
     "halo": "partial sums at tile borders are exchanged",
+    "vector": "the vector unit works, and the array's own time does not hide it",
+    "startup": "a layer or an operator is configured and launched",
 }
 """The causes that simulator/counts.py names, in the order of the bars; a machine's other causes follow them."""
 OTHERS = 6

@@ -19,6 +19,7 @@ class Count(IntEnum):
     ISSUED_MACS = auto()  # the multiplier switched
     GATED_MACS = auto()  # the slot was spent, the multiplier did not switch
     SKIPPED_MACS = auto()  # neither slot nor energy
+    VECTOR_OPERATIONS = auto()  # scalar operations of operators that are not GEMMs
     # array registers: one count per operand element per register it enters
     INPUT_HOPS = auto()
     WEIGHT_HOPS = auto()
@@ -39,6 +40,11 @@ class Count(IntEnum):
     OUTPUT_DRAM_WRITE_BYTES = auto()
     PSUM_DRAM_WRITE_BYTES = auto()
     METADATA_BYTES = auto()  # of WEIGHT_DRAM_READ_BYTES, before rounding to bursts
+    # DRAM commands, with memory = "dram" only; bursts = hits + misses + conflicts, activates = misses + conflicts
+    DRAM_ROW_HITS = auto()  # the burst's row was open
+    DRAM_ROW_MISSES = auto()  # its bank was closed
+    DRAM_ROW_CONFLICTS = auto()  # its bank had another row open
+    DRAM_REFRESHES = auto()  # of all banks of a channel
     # cycles by cause; disjoint
     COMPUTE = auto()  # operands stream into the array
     FILL = auto()  # first stationary operand or bias enters, nothing can stream yet
@@ -55,6 +61,9 @@ class Count(IntEnum):
     BANK_CONFLICT = auto()  # products queue for the same accumulator bank
     FRAGMENTATION = auto()  # slots of a vector or a pass that the nonzeros do not fill
     HALO = auto()  # partial sums at tile borders are exchanged
+    # between layers
+    VECTOR = auto()  # the vector unit works, and the array's own time does not hide it
+    STARTUP = auto()  # a layer or an operator is configured and launched
 
 
 FIRST_CAUSE = Count.COMPUTE

@@ -17,19 +17,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, nearest
 from .machines import MACHINES, model
 
+if TYPE_CHECKING:
+    from .dram import Device
+
 PRESETS = Path(__file__).parent / "presets"
+COMPONENTS = ("array", "memory", "vector")  # fields of Machine that are components; in a file their fields are flat
 
 
 @dataclass(frozen=True)
 class Memory:
-    """On-chip buffers and one DRAM channel that all operands share.
+    """On-chip buffers and the DRAM that all operands share.
 
-    memory = "ideal" switches the memory system off; "channel" is a channel with a bandwidth and a latency.
+    memory = "ideal" switches the memory system off; "channel" is a channel with a bandwidth and a latency; "dram" is
+    `dram_channels` (0: as many as the device has) channels of a device with banks, rows and refresh, whose timings stand
+    in presets/dram/ (docs/model.md section 3); dram_latency_cycles is then what comes on top of the device's own.
     Either three private buffers, or one scratchpad of `shared_buffer_bytes` that holds all three operands.
     """
 
@@ -45,20 +51,68 @@ class Memory:
     dram_latency_cycles: int = 100
     dram_burst_bytes: int = 64
     psum_bits: int = 32
+    dram: str = "ddr4_2400"
+    dram_channels: int = 0
+    dram_address_mapping: str = "row:bank:column:group:channel"
+    dram_window: int = 32  # requests of a channel that its controller opens rows for
+    array_clock_hz: float = 1e9  # set by Machine from its clock_hz: the DRAM has a clock of its own
 
     def problems(self) -> list[str]:
         """What is wrong with the values, a sentence each."""
-        found = _not_in(self, "memory", ("ideal", "channel"))
+        found = _not_in(self, "memory", ("ideal", "channel", "dram"))
         sizes = ("input_buffer_bytes", "weight_buffer_bytes", "output_buffer_bytes", "dram_burst_bytes", "psum_bits")
         for name in sizes:
             found += _below(self, name, 1)
         found += _below(self, "shared_buffer_bytes", 0) + _below(self, "dram_latency_cycles", 0)
         if not self.dram_bytes_per_cycle > 0:
             found.append(f"dram_bytes_per_cycle = {self.dram_bytes_per_cycle}; expected more than 0 (inf = no limit)")
+        return found + (self._dram_problems() if self.memory == "dram" else [])
+
+    def _dram_problems(self) -> list[str]:
+        from . import dram
+
+        try:
+            device = dram.load_device(self.dram)
+        except InputError as error:
+            return [f"dram = {self.dram!r}; {error}"]
+        found = []
+        if self.dram_channels < 0 or self.channels & (self.channels - 1) or self.channels > 1024:
+            found.append(f"dram_channels = {self.dram_channels}; expected a power of two up to 1024, or 0")
+        if not 1 <= self.dram_window <= 4096 or self.dram_window & (self.dram_window - 1):
+            found.append(f"dram_window = {self.dram_window}; expected a power of two up to 4096")
+        if problem := dram.mapping_problem(self.dram_address_mapping):
+            found.append(problem)
+        if math.isfinite(self.array_clock_hz) and self.array_clock_hz > 0:
+            ratio = dram.clocks_per_cycle(device, self.array_clock_hz)
+            if max(ratio.numerator, ratio.denominator) > dram.MOST_FRACTION:
+                found.append(f"clock_hz = {self.array_clock_hz} beside a DRAM of {device.clock_mhz} MHz is the fraction "
+                             f"{ratio}; expected numbers up to {dram.MOST_FRACTION}: give the clock with fewer digits")
         return found
 
+    @property
+    def device(self) -> Device:
+        """The DRAM device of memory = "dram"."""
+        from . import dram
+
+        return dram.load_device(self.dram)
+
+    @property
+    def channels(self) -> int:
+        """DRAM channels of memory = "dram"."""
+        return self.dram_channels or self.device.channels
+
+    @property
+    def burst_bytes(self) -> int:
+        """Bytes that transfers are rounded up to."""
+        return self.device.burst_bytes if self.memory == "dram" else self.dram_burst_bytes
+
     def bandwidth(self) -> tuple[int, int]:
-        """dram_bytes_per_cycle as an exact fraction (bytes, cycles); (0, 1) stands for no limit."""
+        """Peak bytes per cycle as an exact fraction (bytes, cycles); (0, 1) stands for no limit."""
+        if self.memory == "dram":
+            from . import dram
+
+            peak = dram.bytes_per_cycle(self.device, self.channels, self.array_clock_hz)
+            return peak.numerator, peak.denominator
         if math.isinf(self.dram_bytes_per_cycle):
             return 0, 1
         # Decimal text, not binary float: 12.8 bytes per cycle is 64/5, so that counts stay exact.
@@ -69,6 +123,26 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Vector:
+    """The unit that runs what is not a GEMM, and what it costs to start a layer; docs/networks.md has the equations.
+
+    vector_lanes = 0: the machine has none, and operators are priced at zero (every report says which).
+    """
+
+    vector_lanes: int = 0
+    vector_operations_per_cycle: int = 1  # scalar operations of one lane
+    vector_fused: bool = True  # element-wise operators take the array's outputs as they leave
+    layer_startup_cycles: int = 0  # to configure and launch a layer, or an operator that is not fused
+
+    def problems(self) -> list[str]:
+        """What is wrong with the values, a sentence each."""
+        ranges = {"vector_lanes": (0, 2**20), "vector_operations_per_cycle": (1, 2**10),
+                  "layer_startup_cycles": (0, 2**40)}
+        return [f"{name} = {getattr(self, name)}; expected an integer from {low} to {high}"
+                for name, (low, high) in ranges.items() if not low <= getattr(self, name) <= high]
+
+
+@dataclass(frozen=True)
 class Machine:
     """A frozen accelerator description.  `array` is the model's own spec (machines/<model>.py, class Spec)."""
 
@@ -76,17 +150,23 @@ class Machine:
     model: str
     array: Any
     memory: Memory = Memory()
+    vector: Vector = Vector()
     clock_hz: float = 1e9
     energy_table: str = "cacti_45nm"
     area_table: str = "cacti_45nm"
     description: str = ""
+
+    def __post_init__(self) -> None:
+        if self.memory.array_clock_hz != self.clock_hz:
+            object.__setattr__(self, "memory", dataclasses.replace(self.memory, array_clock_hz=self.clock_hz))
 
     def to_dict(self) -> dict[str, Any]:
         """The flat fields, as a TOML of this machine has them."""
         flat: dict[str, Any] = {}
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
-            flat.update(dataclasses.asdict(value) if item.name in ("array", "memory") else {item.name: value})
+            flat.update(dataclasses.asdict(value) if item.name in COMPONENTS else {item.name: value})
+        del flat["array_clock_hz"]
         return flat
 
     def replace(self, **overrides: Any) -> Machine:
@@ -127,11 +207,12 @@ def build(table: Mapping[str, Any], name: str, where: str = "") -> Machine:
         raise InputError(f"model = {kind!r}", where=where, expected="a machine model", fix=nearest(str(kind), MACHINES))
     spec = model(str(kind)).Spec
     homes: dict[str, type] = {}
-    for owner in (Machine, Memory, spec):
-        homes.update({item.name: owner for item in dataclasses.fields(owner) if item.name != "array"})
+    for owner in (Machine, Memory, Vector, spec):
+        homes.update({item.name: owner for item in dataclasses.fields(owner) if item.name not in COMPONENTS})
+    del homes["array_clock_hz"]
     # `memory` names both a component of Machine and its first field; in a file it is the field.
     homes["memory"] = Memory
-    parts: dict[type, dict[str, Any]] = {Machine: {}, Memory: {}, spec: {}}
+    parts: dict[type, dict[str, Any]] = {Machine: {}, Memory: {}, Vector: {}, spec: {}}
     errors: list[InputError] = []
     for key, value in table.items():
         if key not in homes:
@@ -148,14 +229,14 @@ def build(table: Mapping[str, Any], name: str, where: str = "") -> Machine:
         errors += [InputError(f"field {item!r} is missing", where=where) for item in missing]
     if errors:
         raise InputError.collect(errors)
-    memory, array = Memory(**parts[Memory]), spec(**parts[spec])
+    memory, vector, array = Memory(**parts[Memory], array_clock_hz=parts[Machine].get("clock_hz", 1e9)), Vector(**parts[Vector]), spec(**parts[spec])
     clock = parts[Machine].get("clock_hz", 1e9)
-    problems = memory.problems() + array.problems()
+    problems = memory.problems() + vector.problems() + array.problems()
     if not (math.isfinite(clock) and clock > 0):
         problems.append(f"clock_hz = {clock}; expected a finite frequency above 0")
     if problems:
         raise InputError.collect([InputError(text, where=_at(where, text.split(" ")[0])) for text in problems])
-    return Machine(memory=memory, array=array, **parts[Machine])
+    return Machine(memory=memory, vector=vector, array=array, **parts[Machine])
 
 
 def _table(base: str) -> tuple[dict[str, Any], str]:

@@ -1,7 +1,7 @@
 """numba.njit with the settings that every kernel of ours needs.
 
-Compiled code is cached under a folder named by the hash of all kernel sources: numba's own cache looks at
-one file's date only, so an edited callee in another file would leave a stale caller behind.  The folder
+Compiled code is cached under a folder named by the hash of all kernel sources and of counts.py, whose indices they
+hold: numba's own cache looks at one file's date only, so an edited callee would leave a stale caller behind.  The folder
 is the user's cache directory ($ESPALIER_CACHE_DIR, else $XDG_CACHE_HOME/espalier, else ~/.cache/espalier),
 which also serves an installation that cannot be written to.
 """
@@ -30,7 +30,8 @@ def cache_root() -> Path:
 def cache_dir() -> Path:
     """The folder of compiled kernels for this version of the sources."""
     state = hashlib.sha256(numba.__version__.encode())
-    for path in sorted(Path(__file__).parent.rglob("*kernel*.py")):
+    package = Path(__file__).parent
+    for path in [*sorted(package.rglob("*kernel*.py")), package / "counts.py"]:
         state.update(path.name.encode() + path.read_bytes())
     return cache_root() / f"numba-{state.hexdigest()[:16]}"
 
