@@ -57,8 +57,8 @@ class Oracle:
 
 def content_key(layer: LayerTrace) -> Hashable:
     """All of a layer that a machine can see; names and labels are not among it."""
-    bits = (layer.weight_bits, layer.input_bits, layer.output_bits)
-    return (layer.operation, bits, layer.input_density, _digest(layer.packed_weight), _digest(layer.packed_input))
+    types = (layer.weight_type, layer.input_type, layer.output_type)
+    return (layer.operation, types, layer.input_density, _digest(layer.packed_weight), _digest(layer.packed_input))
 
 
 def _digest(mask: PackedMask | None) -> bytes | None:

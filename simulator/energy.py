@@ -15,21 +15,25 @@ from numpy.typing import NDArray
 from .counts import Count
 from .errors import InputError
 from .hardware import Machine
+from .number_types import multiplied_as
 from .tables import Entry, Table, by_capacity, by_width, load_table
 
 __all__ = ["COMPONENTS", "energy_pj", "load_table", "notes"]
 
 COMPONENTS = ("mac", "mac_gated", "registers", "input_sram", "weight_sram", "output_sram", "metadata", "dram")
 Bits = tuple[int, int, int, int]
+INTEGERS = ("int", "int")
 
 
-def energy_pj(counts: NDArray[np.int64], machine: Machine, bits: Bits) -> dict[str, float]:
+def energy_pj(counts: NDArray[np.int64], machine: Machine, bits: Bits,
+              numbers: tuple[str, str] = INTEGERS) -> dict[str, float]:
     """Picojoules by component, in the order of COMPONENTS.
 
     counts: int64[len(Count)].  bits: widths of (weight, input, output, partial sum).  The output buffer holds partial
     sums and is priced at their width; metadata lies with the weights and costs what a weight bit costs.  A component
-    that has no events is left out, so a table needs prices only for what happened.  Raises InputError where
-    the machine's table lacks a component that has events.
+    that has no events is left out, so a table needs prices only for what happened.  numbers: kinds of number of
+    (weight, input), as in number_types.py.  Raises InputError where the machine's table lacks a component that has
+    events, and for floating-point arithmetic that it does not list.
     """
     weight, inputs, _, psum = bits
     at = [int(value) for value in counts]
@@ -37,9 +41,9 @@ def energy_pj(counts: NDArray[np.int64], machine: Machine, bits: Bits) -> dict[s
     capacity = buffer_bytes(machine)
     energy: dict[str, float] = {}
     if at[Count.ISSUED_MACS]:
-        energy["mac"] = at[Count.ISSUED_MACS] * mac_pj(table, weight, inputs, psum)[0]
+        energy["mac"] = at[Count.ISSUED_MACS] * mac_pj(table, weight, inputs, psum, numbers)[0]
     if at[Count.GATED_MACS]:
-        energy["mac_gated"] = at[Count.GATED_MACS] * by_width(table.of("mac_gated"), _product, weight * inputs, "pj")[0]
+        energy["mac_gated"] = at[Count.GATED_MACS] * gated_pj(table, weight, inputs, numbers)
     hop_bits = at[Count.INPUT_HOPS] * inputs + at[Count.WEIGHT_HOPS] * weight + at[Count.PSUM_HOPS] * psum
     if hop_bits:
         energy["registers"] = hop_bits * _per_bit(table, "register")
@@ -66,8 +70,8 @@ def notes(machine: Machine) -> tuple[str, ...]:
     table = _table(machine)
     said = [f"energy table {table.name}: dynamic energy only, no leakage, clock tree, wires or control"]
     if table.has("mac"):
-        widths = ", ".join(sorted({f"{e['weight_bits']:.0f}x{e['input_bits']:.0f}" for e in table.entries["mac"]}))
-        accumulators = sorted({int(e["accumulator_bits"]) for e in table.entries["mac"]
+        widths = ", ".join(sorted({f"{e['weight_bits']:.0f}x{e['input_bits']:.0f}" for e in table.of("mac")}))
+        accumulators = sorted({int(e["accumulator_bits"]) for e in table.of("mac")
                                if "accumulator_bits" in e.numbers})
         said.append(f"MAC energy is tabulated at {widths} bits; other widths are derived (log-log between entries, in "
                     "proportion to the product of the widths outside)")
@@ -75,10 +79,10 @@ def notes(machine: Machine) -> tuple[str, ...]:
             said.append(f"the tabulated MAC adds in {', '.join(map(str, accumulators))} bits, not in psum_bits = "
                         f"{machine.memory.psum_bits}; its adder is not rescaled")
     elif table.has("multiply"):
-        widths = ", ".join(f"{e['weight_bits']:.0f}x{e['input_bits']:.0f}" for e in table.entries["multiply"])
+        widths = ", ".join(f"{e['weight_bits']:.0f}x{e['input_bits']:.0f}" for e in table.of("multiply"))
         said.append(f"MAC energy = multiply + add at psum_bits; multiplies are tabulated at {widths} bits, others "
                     "are derived (log-log between entries, in proportion to the product of the widths outside)")
-        if table.has("add") and by_width(table.entries["add"], _bits, machine.memory.psum_bits, "pj")[1]:
+        if table.has("add") and by_width(table.of("add"), _bits, machine.memory.psum_bits, "pj")[1]:
             said.append(f"the add at psum_bits = {machine.memory.psum_bits} is derived from the tabulated widths")
     if table.has("sram"):
         said += _capacity_notes(machine, table)
@@ -137,8 +141,19 @@ def _per_bit(table: Table, component: str) -> float:
 
 
 @lru_cache(maxsize=4096)
-def mac_pj(table: Table, weight_bits: int, input_bits: int, psum_bits: int) -> tuple[float, bool]:
-    """(picojoules of one multiply-accumulate, derived): a tabulated MAC, or a multiply and an add at psum_bits."""
+def mac_pj(table: Table, weight_bits: int, input_bits: int, psum_bits: int,
+           numbers: tuple[str, str] = INTEGERS) -> tuple[float, bool]:
+    """(picojoules of one multiply-accumulate, derived): a tabulated MAC, or a multiply and an add at psum_bits.
+
+    Floats of any kind are added as floats of psum_bits, and only at widths that are tabulated.
+    """
+    (weight_bits, number), (input_bits, _) = multiplied_as((weight_bits, numbers[0]), (input_bits, numbers[1]))
+    if number != "int":
+        widths = {"weight_bits": weight_bits, "input_bits": input_bits}
+        if table.has("mac", number):
+            return table.exactly("mac", number, **widths)["pj"], False
+        multiply_pj = table.exactly("multiply", number, **widths)["pj"]
+        return multiply_pj + table.exactly("add", "float", bits=psum_bits)["pj"], False
     if table.has("mac"):
         return by_width(table.of("mac"), _product, weight_bits * input_bits, "pj")
     if not table.has("multiply"):
@@ -146,3 +161,11 @@ def mac_pj(table: Table, weight_bits: int, input_bits: int, psum_bits: int) -> t
     multiply, derived = by_width(table.of("multiply"), _product, weight_bits * input_bits, "pj")
     add, derived_add = by_width(table.of("add"), _bits, psum_bits, "pj")
     return multiply + add, derived or derived_add
+
+
+def gated_pj(table: Table, weight_bits: int, input_bits: int, numbers: tuple[str, str] = INTEGERS) -> float:
+    """Picojoules of a slot whose multiplier is held still."""
+    (weight_bits, number), (input_bits, _) = multiplied_as((weight_bits, numbers[0]), (input_bits, numbers[1]))
+    if number != "int":
+        return table.exactly("mac_gated", number, weight_bits=weight_bits, input_bits=input_bits)["pj"]
+    return by_width(table.of("mac_gated"), _product, weight_bits * input_bits, "pj")[0]

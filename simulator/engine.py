@@ -38,7 +38,7 @@ def _simulate_once(layer: LayerTrace, machine: Machine, known: dict[Hashable, La
     """One layer, or what is `known` of a layer like it: networks repeat their shapes."""
     if layer.packed_weight is not None or layer.packed_input is not None:
         return simulate_layer(layer, machine)
-    key = (layer.operation, layer.input_density, layer.weight_bits, layer.input_bits, layer.output_bits)
+    key = (layer.operation, layer.input_density, layer.weight_type, layer.input_type, layer.output_type)
     if key not in known:
         known[key] = simulate_layer(layer, machine)
     return dataclasses.replace(known[key], layer=layer)
@@ -47,13 +47,14 @@ def _simulate_once(layer: LayerTrace, machine: Machine, known: dict[Hashable, La
 def simulate_layer(layer: LayerTrace, machine: Machine) -> LayerReport:
     """One layer on one machine."""
     result = grouped.run(layer, machine)
+    numbers = (layer.weight_number, layer.input_number)
     bits = (layer.weight_bits, layer.input_bits, layer.output_bits, machine.memory.psum_bits)
     total = Total(
         counts=result.counts,
         peak_macs_per_cycle=machine.array.peak_macs_per_cycle,
         bits=bits,
         sram_bytes=_sram_bytes(result.counts, bits),
-        energy_pj_by_component=energy.energy_pj(result.counts, machine, bits),
+        energy_pj_by_component=energy.energy_pj(result.counts, machine, bits, numbers),
         clock_hz=machine.clock_hz,
         cycle_offset=machine.array.cycle_offset,
     )

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError, nearest
+from .number_types import KINDS, type_name
 
 TABLES = Path(__file__).parent / "presets" / "energy"
 
-# component: the numbers an entry has, and those it may have; every entry also has `source` and `node_nm`
+# component: the numbers an entry has, and those it may have; every entry also has `source`, `node_nm` and a condition
 NUMBERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "mac": (("weight_bits", "input_bits", "pj"), ("accumulator_bits",)),
     "multiply": (("weight_bits", "input_bits", "pj"), ()),
@@ -31,7 +32,9 @@ NUMBERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "dram": (("bits", "pj"), ("low_pj", "high_pj")),
     "mac_area": (("weight_bits", "input_bits", "um2"), ("accumulator_bits",)),
 }
-TEXTS = ("source", "cell", "note")
+TEXTS = ("source", "cell", "condition", "note")
+CONDITIONS = ("voltage_v", "cell", "condition")  # any one of them says what an entry was measured under
+ARITHMETIC = ("mac", "multiply", "add", "mac_gated")  # an entry of these may say number = "float" or "bfloat"
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,9 @@ class Entry:
     numbers: Mapping[str, float]
     node_nm: float
     source: str
-    voltage_v: float | None = None
-    cell: str = ""
+    condition: str  # what it was measured or modelled under: supply voltage, cell type, temperature
     note: str = ""  # what a reader must know: derived, borrowed from another table, middle of a range
+    number: str = "int"  # of arithmetic: the kind of number, as in number_types.py
 
     def __getitem__(self, name: str) -> float:
         return self.numbers[name]
@@ -57,17 +60,54 @@ class Table:
     description: str
     entries: Mapping[str, Sequence[Entry]]
 
-    def has(self, component: str) -> bool:
-        """True where the table prices the component."""
-        return bool(self.entries.get(component))
+    def has(self, component: str, number: str = "int") -> bool:
+        """True where the table prices the component, for numbers of that kind."""
+        return any(entry.number == number for entry in self.entries.get(component, ()))
 
     def of(self, component: str) -> Sequence[Entry]:
-        """The entries of a component; InputError where the table has none: a missing price is never a default."""
+        """The entries of a component for integers, or of one without arithmetic.
+
+        InputError where the table has none: a missing price is never a default.
+        """
         if not self.has(component):
             raise InputError(f"no entry for component {component!r}", where=f"energy table {self.name!r}",
                              expected=f"one of the components it has: {', '.join(sorted(self.entries))}",
                              fix="choose another table, or add an entry with its source")
-        return self.entries[component]
+        return [entry for entry in self.entries[component] if entry.number == "int"]
+
+    def exactly(self, component: str, number: str, **widths: int) -> Entry:
+        """The entry for floating-point numbers of just these widths; InputError, by name, where the table has none.
+
+        Nothing is derived: exponents, rounding and normalisation do not scale with a width as integer arrays do.
+        """
+        found = [entry for entry in self.entries.get(component, ())
+                 if entry.number == number and all(entry[name] == bits for name, bits in widths.items())]
+        if not found:
+            names = sorted({_names(entry) for entry in self.entries.get(component, ())})
+            raise InputError(f"no entry for component {component!r} in {_named(number, widths)}",
+                             where=f"energy table {self.name!r}",
+                             expected=f"a sourced entry; it has {', '.join(names) or 'none at all'}",
+                             fix=f"choose a table that has it{_having(component, number, widths)}, or add an entry "
+                                 "with its source")
+        return found[0]
+
+
+def _names(entry: Entry) -> str:
+    """The widths of an entry of arithmetic by type: "int8 x int8", "fp32"."""
+    return _named(entry.number, {name: int(value) for name, value in entry.numbers.items()})
+
+
+def _named(number: str, widths: Mapping[str, int]) -> str:
+    bits = [widths[name] for name in ("weight_bits", "input_bits", "bits") if name in widths]
+    return " x ".join(type_name(width, number) for width in bits)
+
+
+def _having(component: str, number: str, widths: Mapping[str, int]) -> str:
+    """The shipped tables with such an entry, in brackets."""
+    names = [name for name in table_names() if any(
+        entry.number == number and all(entry[key] == bits for key, bits in widths.items())
+        for entry in load_table(name).entries.get(component, ()))]
+    return f" ({', '.join(names)})" if names else " (no shipped one has)"
 
 
 def table_names() -> list[str]:
@@ -95,11 +135,15 @@ def load_table(name_or_path: str) -> Table:
 
 def _checked(raw: dict[str, Any], path: Path) -> Table:
     errors: list[InputError] = []
-    sources = raw.pop("sources", {})
+    sources, conditions = raw.pop("sources", {}), raw.pop("conditions", {})
     description = raw.pop("description", "")
-    if not isinstance(description, str) or not isinstance(sources, dict):
-        raise InputError("description or sources of the wrong type", where=str(path),
-                         expected='description = "..." and a table [sources]')
+    if not isinstance(description, str) or not isinstance(sources, dict) or not isinstance(conditions, dict):
+        raise InputError("description, sources or conditions of the wrong type", where=str(path),
+                         expected='description = "..." and tables [sources] and [conditions]')
+    for name, text in conditions.items():
+        if name not in sources or not isinstance(text, str) or not text.strip():
+            errors.append(InputError(f"condition {name} = {text!r}", where=str(path),
+                                     expected="a text, under the name of a source", fix=nearest(name, sources)))
     entries: dict[str, list[Entry]] = {}
     for component, rows in raw.items():
         if component not in NUMBERS:
@@ -111,22 +155,28 @@ def _checked(raw: dict[str, Any], path: Path) -> Table:
                                      expected=f"[[{component}]]"))
             continue
         for index, row in enumerate(rows, start=1):
-            found = _problems(component, row, sources)
+            found = _problems(component, row, sources, conditions)
             errors += [InputError(text, where=f"{path}, {component} entry {index}") for text in found]
             if not found:
-                entries.setdefault(component, []).append(_entry(component, row, sources))
+                entries.setdefault(component, []).append(_entry(component, row, sources, conditions))
     if errors:
         raise InputError.collect(errors)
     return Table(path.stem, description, {name: tuple(rows) for name, rows in entries.items()})
 
 
-def _problems(component: str, row: dict[str, Any], sources: Mapping[str, Any]) -> list[str]:
+def _problems(component: str, row: dict[str, Any], sources: Mapping[str, Any],
+              conditions: Mapping[str, Any]) -> list[str]:
     required, optional = NUMBERS[component]
     found = [f"{name!r} is missing" for name in (*required, "node_nm", "source") if name not in row]
+    if not any(name in row for name in CONDITIONS) and row.get("source") not in conditions:
+        found.append(f"no condition; expected one of {', '.join(CONDITIONS)}, or the source's in [conditions]")
     for name, value in row.items():
         if name in TEXTS:
             if not isinstance(value, str) or not value.strip():
                 found.append(f"{name} = {value!r}; expected a text")
+        elif name == "number" and component in ARITHMETIC:
+            if value not in KINDS:
+                found.append(f"number = {value!r}; expected one of {', '.join(KINDS)}")
         elif name in (*required, *optional, "node_nm", "voltage_v"):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
                 found.append(f"{name} = {value!r}; expected a number above 0")
@@ -139,11 +189,14 @@ def _problems(component: str, row: dict[str, Any], sources: Mapping[str, Any]) -
     return found
 
 
-def _entry(component: str, row: dict[str, Any], sources: Mapping[str, str]) -> Entry:
+def _entry(component: str, row: dict[str, Any], sources: Mapping[str, str], conditions: Mapping[str, str]) -> Entry:
     required, optional = NUMBERS[component]
     numbers = {name: float(row[name]) for name in (*required, *optional) if name in row}
-    return Entry(numbers, float(row["node_nm"]), sources[row["source"]], row.get("voltage_v"),
-                 row.get("cell", ""), row.get("note", ""))
+    said = [f"{row['voltage_v']:g} V"] if "voltage_v" in row else []
+    said += [str(row[name]) for name in ("cell", "condition") if name in row]
+    said += [conditions[row["source"]]] if row["source"] in conditions else []
+    return Entry(numbers, float(row["node_nm"]), sources[row["source"]], ", ".join(said), row.get("note", ""),
+                 row.get("number", "int"))
 
 
 def by_width(entries: Sequence[Entry], size: Callable[[Entry], float], wanted: float, value: str) -> tuple[float, bool]:

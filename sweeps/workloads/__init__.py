@@ -88,10 +88,16 @@ def digest(trace: Trace) -> str:
     """sha256 of all that a simulation sees of a trace: operations, masks, densities, widths, edges."""
     rows = [[layer.name, layer.operation.kind, dataclasses.asdict(layer.operation), layer.structure, layer.weight_bits,
              layer.input_bits, layer.output_bits, layer.input_density, layer.packed_weight is not None,
-             layer.packed_input is not None] for layer in trace.layers]
+             layer.packed_input is not None, *_floats(layer)] for layer in trace.layers]
     state = hashlib.sha256(json.dumps([rows, trace.edges], sort_keys=True).encode())
     for layer in trace.layers:
         for packed in (layer.packed_weight, layer.packed_input):
             if packed is not None:
                 state.update(packed.bits.tobytes())
     return state.hexdigest()
+
+
+def _floats(layer: LayerTrace) -> list[str]:
+    """The kinds of number where they are not all integers, which is what a row without them means."""
+    numbers = [layer.weight_number, layer.input_number, layer.output_number]
+    return numbers if set(numbers) != {"int"} else []

@@ -32,6 +32,7 @@ def test_equal_masks_are_simulated_once_under_any_name_and_label() -> None:
 
 @pytest.mark.parametrize("other", [
     layer(seed=1), layer(input_density=0.5), layer(weight_bits=4), layer(output_bits=32), layer().dense(),
+    layer(input_bits=16, input_number="float"),
     LayerTrace("conv", Conv2d(8, 16, 7, 6, 3, 3, padding_h=1, padding_w=1), layer().weight_mask),
 ])
 def test_whatever_a_machine_can_see_makes_another_question(other: LayerTrace) -> None:

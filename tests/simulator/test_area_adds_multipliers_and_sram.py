@@ -36,7 +36,7 @@ def test_tables_without_areas_give_none() -> None:
 def test_a_table_with_only_one_of_the_two_areas_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "half.toml"
     path.write_text('[sources]\nlab = "a bench"\n[[mac_area]]\nweight_bits = 8\ninput_bits = 8\num2 = 500\n'
-                    'node_nm = 28\nsource = "lab"\n')
+                    'node_nm = 28\nvoltage_v = 0.8\nsource = "lab"\n')
     with pytest.raises(InputError, match="area table 'half': no area for component 'sram'"):
         area.area_mm2(load_machine("scalesim_ws", {"area_table": str(path)}))
 

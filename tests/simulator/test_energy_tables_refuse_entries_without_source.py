@@ -19,6 +19,7 @@ lab = "measured on a bench"
 bits = 8
 pj = 0.1
 node_nm = 28
+voltage_v = 0.8
 source = "lab"
 """
 
@@ -32,6 +33,8 @@ def written(tmp_path: Path, text: str) -> str:
 @pytest.mark.parametrize(("old", "new", "words"), [
     ('source = "lab"\n', "", "register entry 1: 'source' is missing"),
     ("node_nm = 28\n", "", "register entry 1: 'node_nm' is missing"),
+    ("voltage_v = 0.8\n", "", "register entry 1: no condition; expected one of voltage_v, cell, condition"),
+    ("voltage_v = 0.8", 'condition = " "', "condition = ' '; expected a text"),
     ('"lab"', '"lap"', "source 'lap' is not in [sources]; did you mean 'lab'?"),
     ("pj = 0.1", "pj = -0.1", "pj = -0.1; expected a number above 0"),
     ("pj = 0.1", 'pj = "0.1"', "pj = '0.1'; expected a number above 0"),
@@ -80,5 +83,29 @@ def test_every_shipped_number_has_a_source_a_node_and_a_known_component() -> Non
             for entry in entries:
                 assert len(entry.source) > 20
                 assert 5 <= entry.node_nm <= 90
-                assert entry.voltage_v or entry.cell or "Accelergy" in entry.source or "Aladdin" in entry.source \
-                    or "Horowitz" in entry.source
+                assert len(entry.condition) > 5
+
+
+def test_a_source_can_state_the_condition_of_all_its_entries(tmp_path: Path) -> None:
+    said = '[conditions]\nlab = "0.9 V, 300 K"\n[[register]]'
+    text = GOOD.replace("voltage_v = 0.8\n", "").replace("[[register]]", said)
+    [entry] = load_table(written(tmp_path, text)).of("register")
+    assert entry.condition == "0.9 V, 300 K"
+    own = load_table(str(_copy(tmp_path, text.replace("bits = 8", 'bits = 8\ncell = "LPDDR4"'), "own")))
+    assert own.of("register")[0].condition == "LPDDR4, 0.9 V, 300 K"
+    with pytest.raises(InputError, match=r"condition lap = .*under the name of a source; did you mean 'lab'"):
+        load_table(str(_copy(tmp_path, text.replace("lab = \"0.9", "lap = \"0.9"))))
+
+
+def test_number_kinds_are_checked_and_belong_to_arithmetic_only(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="register entry 1: unknown field 'number'"):
+        load_table(str(_copy(tmp_path, GOOD.replace("bits = 8", 'bits = 8\nnumber = "float"'))))
+    misspelt = GOOD.replace("[[register]]", "[[add]]").replace("bits = 8", 'bits = 8\nnumber = "flaot"')
+    with pytest.raises(InputError, match="number = 'flaot'; expected one of int, float, bfloat"):
+        load_table(str(_copy(tmp_path, misspelt, "other")))
+
+
+def _copy(tmp_path: Path, text: str, name: str = "copy") -> Path:
+    path = tmp_path / f"{name}.toml"
+    path.write_text(text)
+    return path

@@ -34,7 +34,8 @@ def test_digest_sees_each_mask_bit_and_not_the_provenance():
     flipped = mask.copy()
     flipped[1, 2] = False
     traces = [_trace(mask), _trace(flipped), _trace(None), _trace(mask, weight_bits=4), _trace(mask, input_density=0.5),
-              _trace(None, input_mask=np.ones((2, 3), dtype=bool))]
+              _trace(None, input_mask=np.ones((2, 3), dtype=bool)), _trace(mask, weight_bits=16),
+              _trace(mask, weight_number="bfloat", weight_bits=16)]
     assert len({digest(trace) for trace in traces}) == len(traces)
     assert digest(Trace(traces[0].layers, provenance={"seed": 4})) == digest(traces[0])
 
