@@ -134,6 +134,8 @@ class TrainConfig(Section):
     train: OptimizeConfig = OptimizeConfig()
     prune: PruneConfig | None = None
     hardware: HardwareConfig | None = None
+    recipe: dict[str, Any] | None = None
+    """A published training method: its `name`, and the keys of its Settings (recipes/)."""
     compare: CompareConfig = CompareConfig()
     output: OutputConfig = OutputConfig()
 
@@ -391,6 +393,10 @@ def _check_meaning(
                         expected="progress through training, 0 to 1",
                     )
                 )
+    if config.recipe is not None:
+        from .recipes import settings_of
+
+        check(("recipe",), lambda: settings_of(config.recipe or {}))
     if config.prune is not None or config.hardware is not None:
         from .settings import PrunerConfig
 

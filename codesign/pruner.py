@@ -85,6 +85,13 @@ class Pruner:
             optimizer.register_step_pre_hook(self._before_optimizer_step)
             optimizer.register_step_post_hook(self._after_optimizer_step)
 
+    @classmethod
+    def for_given_masks(cls, model: nn.Module, optimizer: torch.optim.Optimizer | None, example_inputs: Any) -> Pruner:
+        """A pruner that makes no masks of its own: it keeps those that `set_masks_` gives it, dense until then."""
+        pruner = cls(model, {"sparsity": 0.0, "skip": ()}, optimizer, example_inputs, total_steps=1)
+        pruner._frozen = True
+        return pruner
+
     # What a user sees
 
     @property

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import platform
 import time
@@ -33,10 +32,12 @@ from .evaluate import EVALUATION_BATCH, accuracy_and_loss
 from .export import Architecture, export
 from .judge import make_judge
 from .lookup import look_up
+from .method import Context, Method, Place
 from .optimize import learning_rate, make_optimizer, training_macs
 from .pruner import Pruner
 from .report import write_report
 from .run_directory import RunDirectory, open_run, write_whole
+from .step import train_step
 from .trace import Activations, measure_activations, record_activation_masks, record_calls, trace_model
 
 SCHEMA = 1
@@ -164,9 +165,12 @@ def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progres
     cost = hardware_cost(config, judge)
     if settings is not None:
         pruner = Pruner(model, settings, optimizer=optimizer, example_inputs=example, cost=cost)
+    elif config.recipe is not None:
+        pruner = Pruner.for_given_masks(model, optimizer, example)
+    method = _method(config, model, optimizer, pruner, example, len(data.classes), loss_function, total_steps)
     machines = [load_machine(name) for name in config.machines]
 
-    at = _restore_(run, model, optimizer, pruner, device)
+    at = _restore_(run, model, optimizer, pruner, method, device)
     seconds_before = at.seconds
     board = _tensorboard(run) if config.output.tensorboard else None
 
@@ -182,7 +186,7 @@ def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progres
 
     def checkpoint() -> None:
         at.seconds = seconds_before + time.perf_counter() - started
-        _save(run, model, optimizer, pruner, at, device)
+        _save(run, model, optimizer, pruner, method, at, device)
 
     def evaluate(part_images: Tensor, part_labels: Tensor) -> tuple[float, float]:
         return accuracy_and_loss(
@@ -203,15 +207,12 @@ def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progres
             step = epoch * batch_count + at.batch
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, total_steps, batch_count, config.train)
-            logits = model(x)
-            loss = loss_function(logits, y)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            at.loss_sum += _finite(float(loss.detach()), epoch, at.batch) * len(x)
-            at.correct += int((logits.detach().argmax(1) == y).sum())
-            at.seen += len(x)
-            at.macs += per_image[0] * len(x)
+            place = Place(epoch, config.train.epochs, at.batch, batch_count)
+            done = train_step(model, optimizer, method, x, y, place)
+            at.loss_sum += done.loss * done.seen
+            at.correct += done.correct
+            at.seen += done.seen
+            at.macs += method.macs(per_image[0], len(x), done.batch)
             at.dense_macs += per_image[1] * len(x)
             at.batch += 1
             if pruner is not None:
@@ -223,7 +224,7 @@ def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progres
                         log(_selection_row(entry, epoch, pruner, cost), entry["seconds"])
                 at.events_logged = len(pruner.history)
             if progress is not None:
-                progress.batch(epoch + 1, config.train.epochs, at.batch, batch_count, at.loss_sum / at.seen)
+                progress.batch(epoch + 1, config.train.epochs, at.batch, batch_count, at.loss_sum / max(1, at.seen))
             if at.batch < batch_count and (step + 1) % config.train.checkpoint_every == 0:
                 checkpoint()
         row = {
@@ -231,9 +232,11 @@ def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progres
             "epoch": epoch + 1,
             "step": (epoch + 1) * batch_count,
             "lr": optimizer.param_groups[0]["lr"],
-            "train_loss": at.loss_sum / at.seen,
-            "train_accuracy": 100.0 * at.correct / at.seen,
+            "train_loss": at.loss_sum / max(1, at.seen),
+            "train_accuracy": 100.0 * at.correct / max(1, at.seen),
         }
+        method.end_epoch(Place(epoch, config.train.epochs, batch_count - 1, batch_count))
+        row |= method.row()
         if pruner is not None and epoch + 1 == config.train.epochs:
             pruner.finalize()
         row["validation_accuracy"], row["validation_loss"] = evaluate(split.validation_images, split.validation_labels)
@@ -283,11 +286,34 @@ def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progres
         },
         "machines": [simulate(trace, machine).to_dict() for machine in machines],
     }
+    if summary := method.summary():
+        table["recipe"] = summary
     write_whole(run.report, json.dumps(table, indent=1) + "\n")
     write_report(run.path)
     if board is not None:
         board.close()
     return TrainResult(run.path, table)
+
+
+def _method(
+    config: TrainConfig,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    pruner: Pruner | None,
+    example: Tensor,
+    classes: int,
+    loss_function: nn.CrossEntropyLoss,
+    total_steps: int,
+) -> Method:
+    """The method of the [recipe] section, or ordinary training."""
+    losses = nn.CrossEntropyLoss(label_smoothing=loss_function.label_smoothing, reduction="none")
+    context = Context(model, optimizer, pruner, example, classes, loss_function, losses, config.seed, total_steps)
+    if config.recipe is None:
+        return Method(context)
+    from .recipes import recipe, settings_of
+
+    method: Method = recipe(config.recipe["name"]).make(settings_of(config.recipe), context)
+    return method
 
 
 def pick_device(name: str) -> torch.device:
@@ -341,22 +367,12 @@ def _selection_row(entry: Mapping[str, Any], epoch: int, pruner: Pruner, cost: A
     return row | {"choices": [asdict(choice) for choice in pruner.choices]}
 
 
-def _finite(loss: float, epoch: int, batch: int) -> float:
-    if not math.isfinite(loss):
-        raise InputError(
-            f"the loss is {loss}",
-            where=f"training, epoch {epoch + 1}, batch {batch + 1}",
-            expected="a finite loss",
-            fix="training diverged: lower train.lr or add train.warmup_epochs",
-        )
-    return loss
-
-
 def _save(
     run: RunDirectory,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     pruner: Pruner | None,
+    method: Method,
     at: Position,
     device: torch.device,
 ) -> None:
@@ -370,13 +386,19 @@ def _save(
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "pruner": None if pruner is None else pruner.state_dict(),
+            "method": method.state_dict(),
             "random": random,
         },
     )
 
 
 def _restore_(
-    run: RunDirectory, model: nn.Module, optimizer: torch.optim.Optimizer, pruner: Pruner | None, device: torch.device
+    run: RunDirectory,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    pruner: Pruner | None,
+    method: Method,
+    device: torch.device,
 ) -> Position:
     """Put the last checkpoint back, if there is one; a run that was killed before its first starts anew."""
     if not has_checkpoint(run.checkpoint):
@@ -389,6 +411,7 @@ def _restore_(
     optimizer.load_state_dict(state["optimizer"])
     if pruner is not None:
         pruner.load_state_dict(state["pruner"])
+    method.load_state_dict(state["method"])
     torch.set_rng_state(state["random"]["torch"])
     if device.type == "cuda" and "cuda" in state["random"]:
         torch.cuda.set_rng_state(state["random"]["cuda"], device)
