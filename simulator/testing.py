@@ -7,6 +7,8 @@ in milliseconds, and awkward on purpose: ragged edges, empty masks, buffers that
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
@@ -40,6 +42,31 @@ def memories(draw: st.DrawFn) -> Memory:
         dram_latency_cycles=draw(st.sampled_from((0, 1, 7, 30))),
         dram_burst_bytes=draw(st.sampled_from((1, 4, 6, 16))),
         psum_bits=draw(st.sampled_from((9, 16, 32))),
+    )
+
+
+@st.composite
+def dram_memories(draw: st.DrawFn, latency: tuple[int, ...] = (0, 1, 7, 30)) -> Memory:
+    """The same with DRAM devices of a few short rows, every timing from nothing to long, clocks that do not divide."""
+    few = st.one_of(st.just(0), st.integers(0, 12))
+    burst = draw(st.sampled_from((1, 4, 6, 16)))
+    precharge, refresh = draw(few), draw(st.integers(0, 20))
+    numbers = {
+        "clock_mhz": draw(st.sampled_from((1000, 1000, 500, 1200, 300, 2500, 666.5))),
+        "bank_groups": draw(st.sampled_from((1, 2, 4))), "banks_per_group": draw(st.sampled_from((1, 2, 4))),
+        "rows": draw(st.sampled_from((4, 8, 1024))), "burst_bytes": burst,
+        "row_bytes": burst * draw(st.sampled_from((1, 2, 8, 64))), "tBL": draw(st.integers(1, 4)),
+        "tRP": precharge, "tRFC": refresh,
+        "tREFI": draw(st.one_of(st.just(0), st.integers(1, 200).map(lambda more: precharge + refresh + more))),
+    }
+    for name in ("tCL", "tCWL", "tRCD", "tRCDW", "tRAS", "tRRD_S", "tRRD_L", "tFAW", "tCCD_S", "tCCD_L", "tRTP", "tWR",
+                 "tWTR_S", "tWTR_L", "tRTW"):
+        numbers[name] = draw(few)
+    return dataclasses.replace(
+        draw(memories()), memory="dram", dram_channels=draw(st.sampled_from((1, 1, 2, 4))),
+        dram=",".join(["ddr4_2400", *(f"{name}={value}" for name, value in numbers.items())]),
+        dram_address_mapping=":".join(draw(st.permutations(("row", "bank", "group", "column", "channel")))),
+        dram_window=draw(st.sampled_from((1, 2, 4, 16, 64))), dram_latency_cycles=draw(st.sampled_from(latency)),
     )
 
 

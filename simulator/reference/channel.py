@@ -20,6 +20,7 @@ class Job:
     ready: Callable[[], bool]
     begin: Callable[[], None]
     deliver: Callable[[], None]
+    address: int = 0  # of the first byte, for a memory with banks and rows (dram.py)
 
 
 class Channel:
