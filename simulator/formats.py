@@ -1,8 +1,8 @@
 """Compressed formats of a sparse matrix: exact sizes in bits, and the encoders and decoders that prove them.
 
-Bitmask, CSR, CSC, n:m index, run length and coordinate list, in Sparseloop's vocabulary of one format per rank.  Left
-out: alignment to words and banks, and what a decoder costs in time.  docs/formats.md has the layout of every field;
-machines/sparten.py charges a bitmask.
+Bitmask, CSR, CSC, n:m index, run length, coordinate list and filter-kernel-weight, in Sparseloop's vocabulary of one
+format per rank.  Left out: alignment to words and banks, and what a decoder costs in time.  docs/formats.md has the
+layout of every field; machines/sparten.py charges a bitmask.
 """
 
 from __future__ import annotations
@@ -10,34 +10,39 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError, nearest
+from .kernel_order import filter_kernel_order, kernel_patterns
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 KINDS = ("uncompressed", "bitmask", "csr", "csc", "coordinate")
-"""Formats without parameters; beside them "n:m" (such as "2:4") and "rle B" with runs of B bits."""
+"""Formats without parameters; beside them "n:m" ("2:4"), "rle B" (runs of B bits), "fkw W" (kernels of W rows)."""
 
-CANDIDATES = (*KINDS, "1:2", "2:4", "1:4", "rle 2", "rle 3", "rle 4", "rle 5", "rle 6", "rle 8")
+CANDIDATES = (*KINDS, "1:2", "2:4", "1:4", "rle 2", "rle 3", "rle 4", "rle 5", "rle 6", "rle 8", "fkw 9")
 """What `best` tries, in the order in which ties are decided."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A format with its parameters.  kind: one of KINDS, "n:m" (keep, of) or "rle" (run_bits)."""
+    """A format with its parameters.  kind: one of KINDS, "n:m" (keep, of), "rle" (run_bits) or "fkw" (window)."""
 
     kind: str
     keep: int = 0
     of: int = 0
     run_bits: int = 0
+    window: int = 0
 
     def __str__(self) -> str:
         if self.kind == "n:m":
             return f"{self.keep}:{self.of}"
+        if self.kind == "fkw":
+            return f"fkw {self.window}"
         return f"rle {self.run_bits}" if self.kind == "rle" else self.kind
 
 
@@ -72,8 +77,11 @@ def parse_format(text: str) -> Format:
             return Format("n:m", keep=keep, of=of)
     if (match := re.fullmatch(r"rle (\d+)", text)) and 1 <= int(match[1]) <= 62:
         return Format("rle", run_bits=int(match[1]))
+    if (match := re.fullmatch(r"fkw (\d+)", text)) and 1 <= int(match[1]) < 2**20:
+        return Format("fkw", window=int(match[1]))
     raise InputError(f"unknown format {text!r}", expected='one of '
-                     f'{", ".join(KINDS)}, "n:m" such as "2:4" or "rle B" with runs of B = 1 to 62 bits',
+                     f'{", ".join(KINDS)}, "n:m" such as "2:4", "rle B" with runs of B = 1 to 62 bits or "fkw W" with '
+                     'kernels of W rows such as "fkw 9"',
                      fix=nearest(text, CANDIDATES))
 
 
@@ -85,7 +93,7 @@ def index_bits(count: int) -> int:
 def size_bits(mask: Bools, fmt: Format, value_bits: int) -> tuple[int, int]:
     """(bits of values, bits of metadata) of a matrix with nonzeros at `mask`, bool[rows, cols].
 
-    Raises InputError where the mask does not conform to an n:m format.
+    Raises InputError where the mask does not conform to an n:m format or has no whole number of kernels.
     """
     rows, cols = mask.shape
     nonzeros = int(mask.sum())
@@ -109,6 +117,11 @@ def size_bits(mask: Bools, fmt: Format, value_bits: int) -> tuple[int, int]:
             # A run longer than the counter is cut by entries of a full run and a stored zero.
             entries = int((runs >> fmt.run_bits).sum()) + nonzeros
             return entries * value_bits, entries * fmt.run_bits
+        case "fkw":
+            _require_kernels(rows, fmt)
+            patterns, pattern = kernel_patterns(_kernels(mask, fmt))
+            return nonzeros * value_bits, fkw_metadata_bits(rows // fmt.window, cols, fmt.window, len(patterns),
+                                                            int((pattern >= 0).sum()))
     raise ValueError(f"no format {fmt.kind!r}")
 
 
@@ -120,7 +133,7 @@ def best(mask: Bools, value_bits: int, candidates: Iterable[str] = CANDIDATES) -
     chosen: tuple[int, Format] | None = None
     for text in candidates:
         fmt = parse_format(text)
-        if fmt.kind == "n:m" and not _conforms(mask, fmt):
+        if (fmt.kind == "n:m" and not _conforms(mask, fmt)) or (fmt.kind == "fkw" and len(mask) % fmt.window):
             continue
         size = sum(size_bits(mask, fmt, value_bits))
         if chosen is None or size < chosen[0]:
@@ -128,6 +141,12 @@ def best(mask: Bools, value_bits: int, candidates: Iterable[str] = CANDIDATES) -
     if chosen is None:
         raise InputError("no candidate format can hold the mask", expected="at least one that is not n:m")
     return chosen[1]
+
+
+def fkw_metadata_bits(channels: int, filters: int, window: int, patterns: int, kernels: int) -> int:
+    """Bits of filter order, pattern table, run lengths per (filter, pattern) and channel of each kept kernel."""
+    return (filters * index_bits(filters) + patterns * window + filters * patterns * index_bits(channels + 1)
+            + kernels * index_bits(channels))
 
 
 def encode(matrix: Ints, fmt: Format, value_bits: int) -> Encoded:
@@ -162,6 +181,8 @@ def decode(encoded: Encoded) -> Ints:
         case "rle":
             at = np.cumsum(fields[0] + 1) - 1
             matrix.reshape(-1)[at] = values
+        case "fkw":
+            _decode_kernels(matrix, values, fields, encoded.format.window)
     return matrix
 
 
@@ -223,9 +244,49 @@ def _run_length(matrix: Ints, fmt: Format) -> tuple[Ints, tuple[tuple[Ints, int]
     return np.array(values, dtype=np.int64), ((np.array(runs, dtype=np.int64), fmt.run_bits),)
 
 
+def _filter_kernel_weight(matrix: Ints, fmt: Format) -> tuple[Ints, tuple[tuple[Ints, int], ...]]:
+    _require_kernels(len(matrix), fmt)
+    weights = _kernels(matrix, fmt)
+    order = filter_kernel_order(weights != 0)
+    (filters, channels), number = order.pattern.shape, len(order.patterns)
+    runs = np.zeros((filters, number), dtype=np.int64)
+    values, indices = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for place, one in enumerate(order.filters.tolist()):
+        mine = order.kernels(one)
+        runs[place] = np.bincount(order.pattern[one, mine], minlength=number)
+        values += [weights[one, channel][order.patterns[order.pattern[one, channel]]] for channel in mine]
+        indices.append(mine)
+    return np.concatenate(values), (
+        (order.filters, index_bits(filters)), (order.patterns.astype(np.int64), 1), (runs, index_bits(channels + 1)),
+        (np.concatenate(indices), index_bits(channels)))
+
+
+def _decode_kernels(matrix: Ints, values: Ints, fields: list[Ints], window: int) -> None:
+    order, patterns, runs, indices = fields
+    kernel = first = 0
+    for one, lengths in zip(order, runs, strict=True):
+        for pattern, length in zip(patterns, lengths, strict=True):
+            rows = np.flatnonzero(pattern)
+            for channel in indices[kernel : kernel + length]:
+                matrix[channel * window + rows, one] = values[first : first + len(rows)]
+                first += len(rows)
+            kernel += length
+
+
+def _kernels(matrix: NDArray[Any], fmt: Format) -> NDArray[Any]:
+    """[channels * window, filters] as [filters, channels, window]."""
+    return np.ascontiguousarray(matrix.T).reshape(matrix.shape[1], -1, fmt.window)
+
+
+def _require_kernels(rows: int, fmt: Format) -> None:
+    if rows % fmt.window:
+        raise InputError(f"{rows} rows", where="format", expected=f"a multiple of {fmt.window} for {fmt}",
+                         fix="give the number of entries of one kernel, such as fkw 9 for 3x3")
+
+
 _ENCODERS: dict[str, Callable[[Ints, Format], tuple[Ints, tuple[tuple[Ints, int], ...]]]] = {
     "uncompressed": _uncompressed, "bitmask": _bitmask, "csr": _csr, "csc": _csc, "coordinate": _coordinate,
-    "n:m": _n_of_m, "rle": _run_length,
+    "n:m": _n_of_m, "rle": _run_length, "fkw": _filter_kernel_weight,
 }
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .hardware import Machine, Memory
-from .machines import eie, eyeriss_v2, model, scnn, sigma, sparten
+from .machines import eie, eyeriss_v2, model, pattern_engine, scnn, sigma, sparten
 from .machines.systolic import Spec
 from .mapping import LOOP_ORDERS, Tiling
 from .structure import block, cover, n_of_m, project
@@ -136,6 +136,15 @@ def eie_specs(draw: st.DrawFn) -> eie.Spec:
                     index_bits=draw(st.sampled_from((0, 1, 2, 4))))
 
 
+@st.composite
+def pattern_engine_specs(draw: st.DrawFn) -> pattern_engine.Spec:
+    """One to five lanes of up to four pixels, with and without reordering."""
+    return pattern_engine.Spec(lanes=draw(st.integers(1, 5)), pixels=draw(st.integers(1, 4)),
+                               reorder=draw(st.booleans()), pattern_switch_cycles=draw(st.integers(0, 2)),
+                               pipeline_registers=draw(st.integers(0, 2)),
+                               gating=draw(st.sampled_from(("none", "zeros"))))
+
+
 SPECS = {
     "systolic": systolic_specs,
     "scnn": scnn_specs,
@@ -143,6 +152,7 @@ SPECS = {
     "sparten": sparten_specs,
     "eyeriss_v2": eyeriss_v2_specs,
     "eie": eie_specs,
+    "pattern_engine": pattern_engine_specs,
 }
 """How to draw the array of each machine model; a model that joins the table in machines/ adds its line here."""
 

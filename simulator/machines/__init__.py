@@ -18,6 +18,7 @@ MACHINES = {
     "sparten": "simulator.machines.sparten",
     "eyeriss_v2": "simulator.machines.eyeriss_v2",
     "eie": "simulator.machines.eie",
+    "pattern_engine": "simulator.machines.pattern_engine",
 }
 
 
