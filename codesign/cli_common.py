@@ -170,6 +170,9 @@ def print_reports(reports: Sequence[Mapping[str, Any]]) -> None:
         ),
         rows,
     )
+    for report in reports:
+        if report.get("coverage"):
+            click.echo(f"{report['machine']}: {report['coverage']['line']}")
 
 
 def print_layers(report: Mapping[str, Any], dense: Mapping[str, Any] | None) -> None:
@@ -194,6 +197,10 @@ def print_layers(report: Mapping[str, Any], dense: Mapping[str, Any] | None) -> 
                 causes(total["cycles_by_cause"]),
             ]
         )
+    operators = [operator["total"] for operator in report.get("operators", ())]
+    if cycles := sum(one["cycles"] for one in operators):
+        spent = sum(one["energy_pj"] for one in operators)
+        rows.append([f"{len(operators)} operators", "", "", "", "", counted(cycles), "-", energy(spent), "", ""])
     total = report["total"]
     rows.append(
         [

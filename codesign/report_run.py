@@ -213,6 +213,9 @@ def _on_machine(machine: Machine, given: str, row: Mapping[str, Any], trace: Tra
         for layer, again in zip(row["layers"], dense.layers, strict=True)
     ]
     notes = [str(note) for note in row.get("notes", ())]
+    covered = row.get("coverage")
+    if isinstance(covered, Mapping) and isinstance(covered.get("line"), str):
+        notes.insert(0, covered["line"])
     if dense.cycles != row["dense"]["cycles"]:
         notes.insert(
             0,

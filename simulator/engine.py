@@ -1,8 +1,8 @@
 """simulate(trace, machine) -> Report: the page to read first.
 
-Each layer goes to the machine's model, which returns counts; energy.py prices the counts; report.py adds
-them up.  Layers run one after the other, each from DRAM to DRAM; what that leaves out is in
-docs/model.md.  Read machines/systolic.py next.
+Each layer goes to the machine's model, which returns counts; energy.py prices the counts; vector.py adds the
+operators between the layers and coverage.py says what of the network was priced.  Layers run one after the other,
+each from DRAM to DRAM; what that leaves out is in docs/model.md and docs/networks.md.  Read machines/systolic.py next.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from . import area, energy, grouped
+from . import area, energy, grouped, vector
 from .counts import Count
+from .coverage import coverage
 from .hardware import Machine
-from .report import LayerReport, Report, Total
+from .report import LayerReport, OperatorReport, Report, Total, sram_bytes
 from .trace import LayerTrace, Trace
 
 
@@ -26,12 +27,19 @@ def simulate(trace: Trace, machine: Machine, *, compare_dense: bool = True) -> R
     Raises InputError where a layer cannot run on the machine, naming the layer.
     """
     known: dict[Hashable, LayerReport] = {}
-    layers = [_simulate_once(layer, machine, known) for layer in trace.layers]
-    dense = None
-    if compare_dense:
-        dense = add_totals([_simulate_once(layer.dense(), machine, known) for layer in trace.layers], machine)
+    layers, operators, total = _network(trace, machine, known)
+    dense = _network(trace.dense(), machine, known)[2] if compare_dense else None
     notes = energy.notes(machine)
-    return Report(machine, layers, add_totals(layers, machine), dense, area.area_mm2(machine), notes)
+    return Report(machine, layers, total, dense, area.area_mm2(machine), notes, operators,
+                  coverage(trace, operators))
+
+
+def _network(trace: Trace, machine: Machine, known: dict[Hashable, LayerReport],
+             ) -> tuple[list[LayerReport], list[OperatorReport], Total]:
+    """Every layer, every operator that was recorded, and their sum."""
+    layers = [_simulate_once(layer, machine, known) for layer in trace.layers]
+    operators = vector.run(trace.operators or (), layers, machine)
+    return layers, operators, add_totals([*layers, *operators], machine)
 
 
 def _simulate_once(layer: LayerTrace, machine: Machine, known: dict[Hashable, LayerReport]) -> LayerReport:
@@ -47,13 +55,15 @@ def _simulate_once(layer: LayerTrace, machine: Machine, known: dict[Hashable, La
 def simulate_layer(layer: LayerTrace, machine: Machine) -> LayerReport:
     """One layer on one machine."""
     result = grouped.run(layer, machine)
+    if result.executed_as != "removed":
+        result.counts[Count.STARTUP] += machine.vector.layer_startup_cycles
     numbers = (layer.weight_number, layer.input_number)
     bits = (layer.weight_bits, layer.input_bits, layer.output_bits, machine.memory.psum_bits)
     total = Total(
         counts=result.counts,
         peak_macs_per_cycle=machine.array.peak_macs_per_cycle,
         bits=bits,
-        sram_bytes=_sram_bytes(result.counts, bits),
+        sram_bytes=sram_bytes(result.counts, bits),
         energy_pj_by_component=energy.energy_pj(result.counts, machine, bits, numbers),
         clock_hz=machine.clock_hz,
         cycle_offset=machine.array.cycle_offset,
@@ -61,9 +71,9 @@ def simulate_layer(layer: LayerTrace, machine: Machine) -> LayerReport:
     return LayerReport(layer, total, result.tiling, result.executed_as)
 
 
-def add_totals(layers: Sequence[LayerReport], machine: Machine) -> Total:
-    """The sum over layers of every count and every picojoule."""
-    totals = [layer.total for layer in layers]
+def add_totals(parts: Sequence[LayerReport | OperatorReport], machine: Machine) -> Total:
+    """The sum over layers and operators of every count and every picojoule."""
+    totals = [part.total for part in parts]
     components: dict[str, float] = {}
     for total in totals:
         for name, picojoules in total.energy_pj_by_component.items():
@@ -78,13 +88,3 @@ def add_totals(layers: Sequence[LayerReport], machine: Machine) -> Total:
         clock_hz=machine.clock_hz,
         cycle_offset=sum(total.cycle_offset for total in totals),
     )
-
-
-def _sram_bytes(counts: np.ndarray, bits: tuple[int, int, int, int]) -> tuple[int, int]:
-    """(read, written) bytes on chip; partial sums have their own width, metadata is in bits already."""
-    weight, inputs, _, psum = bits
-    read = (int(counts[Count.INPUT_SRAM_READS]) * inputs + int(counts[Count.WEIGHT_SRAM_READS]) * weight
-            + int(counts[Count.OUTPUT_SRAM_READS]) * psum + int(counts[Count.METADATA_SRAM_READ_BITS]))
-    written = (int(counts[Count.INPUT_SRAM_WRITES]) * inputs + int(counts[Count.WEIGHT_SRAM_WRITES]) * weight
-               + int(counts[Count.OUTPUT_SRAM_WRITES]) * psum + int(counts[Count.METADATA_SRAM_WRITE_BITS]))
-    return -(-read // 8), -(-written // 8)

@@ -54,7 +54,7 @@ def run(layer: LayerTrace, machine: Machine, tiling: Tiling | None = None) -> La
 def _added(parts: list[LayerCounts]) -> LayerCounts:
     """The groups' counts as one layer's; their tiling is that of a group that was not left out."""
     ran = next((part for part in parts if part.executed_as != "removed"), parts[0])
-    counts = np.sum([part.counts for part in parts], axis=0, dtype=np.int64)
+    counts = np.stack([part.counts for part in parts]).sum(axis=0)
     return LayerCounts(counts, ran.tiling, ran.executed_as)
 
 

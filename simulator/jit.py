@@ -1,9 +1,9 @@
 """numba.njit with the settings that every kernel of ours needs.
 
-Compiled code is cached under a folder named by the hash of all kernel sources and of counts.py, whose indices they
-hold: numba's own cache looks at one file's date only, so an edited callee would leave a stale caller behind.  The folder
-is the user's cache directory ($ESPALIER_CACHE_DIR, else $XDG_CACHE_HOME/espalier, else ~/.cache/espalier),
-which also serves an installation that cannot be written to.
+Compiled code is cached under a folder named by the hash of all kernel sources and of counts.py, whose indices
+they hold: numba's own cache looks at one file's date only, so an edited callee would leave a stale caller
+behind.  The folder is the user's cache directory ($ESPALIER_CACHE_DIR, else $XDG_CACHE_HOME/espalier, else
+~/.cache/espalier), which also serves an installation that cannot be written to.
 """
 
 from __future__ import annotations

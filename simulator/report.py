@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .counts import CAUSES, Count
+from .coverage import Coverage
 from .hardware import Machine
 from .mapping import Tiling
+from .operators import Operator
 from .trace import LayerTrace
 
 Counts = NDArray[np.int64]
@@ -83,6 +85,7 @@ class Total:
             "gated_macs": int(at[Count.GATED_MACS]),
             "skipped_macs": int(at[Count.SKIPPED_MACS]),
             "dense_macs": int(at[Count.DENSE_MACS]),
+            "vector_operations": int(at[Count.VECTOR_OPERATIONS]),
             "utilisation": self.utilisation,
             "sram_read_bytes": self.sram_bytes[0],
             "sram_write_bytes": self.sram_bytes[1],
@@ -94,6 +97,16 @@ class Total:
             "energy_pj_by_component": dict(self.energy_pj_by_component),
             "latency_s": self.latency_s,
         }
+
+
+def sram_bytes(counts: Counts, bits: tuple[int, int, int, int]) -> tuple[int, int]:
+    """(read, written) bytes on chip; partial sums have their own width, metadata is in bits already."""
+    weight, inputs, _, psum = bits
+    read = (int(counts[Count.INPUT_SRAM_READS]) * inputs + int(counts[Count.WEIGHT_SRAM_READS]) * weight
+            + int(counts[Count.OUTPUT_SRAM_READS]) * psum + int(counts[Count.METADATA_SRAM_READ_BITS]))
+    written = (int(counts[Count.INPUT_SRAM_WRITES]) * inputs + int(counts[Count.WEIGHT_SRAM_WRITES]) * weight
+               + int(counts[Count.OUTPUT_SRAM_WRITES]) * psum + int(counts[Count.METADATA_SRAM_WRITE_BITS]))
+    return -(-read // 8), -(-written // 8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +152,30 @@ class LayerReport:
 
 
 @dataclass(frozen=True, eq=False)
+class OperatorReport:
+    """One operator that is not a GEMM on one machine.
+
+    how: "fused" into its layer, "own" (by itself, from DRAM to DRAM), "folded" into weights beforehand, or "none": not
+    priced.  The total of a fused one is what it adds to its layer's time and traffic.
+    """
+
+    operator: Operator
+    total: Total
+    how: str
+
+    @property
+    def priced(self) -> bool:
+        """Does the machine's cost include it?"""
+        return self.how != "none"
+
+    def to_dict(self) -> dict[str, Any]:
+        """An operator of the JSON interface."""
+        names = ("name", "operator", "kind", "after", "reads", "writes", "operations", "bits")
+        return {name: getattr(self.operator, name) for name in names} | {
+            "how": self.how, "total": self.total.to_dict()}
+
+
+@dataclass(frozen=True, eq=False)
 class Report:
     """A network on one machine, beside the same network dense on the same machine where it was asked for."""
 
@@ -148,6 +185,8 @@ class Report:
     dense: Total | None = None
     area_mm2: float | None = None
     notes: Sequence[str] = field(default_factory=tuple)
+    operators: Sequence[OperatorReport] = ()
+    coverage: Coverage | None = None
 
     @property
     def cycles(self) -> int:
@@ -190,7 +229,9 @@ class Report:
             "energy_ratio": self.energy_ratio,
             "area_mm2": self.area_mm2,
             "notes": list(self.notes),
+            "coverage": None if self.coverage is None else self.coverage.to_dict(),
             "layers": [layer.to_dict() for layer in self.layers],
+            "operators": [operator.to_dict() for operator in self.operators],
         }
 
 

@@ -1,14 +1,16 @@
 """What the simulator consumes: layers with their real masks, and how they travel as a file.
 
 A LayerTrace is an operation, the mask of its weight, what is known of its input's zeros and the operand
-widths; a Trace is the layers in execution order with edges and provenance.  Values of weights are not
-here: a cycle model needs to know where the zeros are, not what the rest is.  Read engine.py next.
+widths; a Trace is the layers in execution order with edges, the operators between them and provenance.
+Values of weights are not here: a cycle model needs to know where the zeros are, not what the rest is.  Read
+engine.py next.
 
 File format: checked safetensors (files.py), the description as JSON, the masks as packed bits.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -21,10 +23,12 @@ from numpy.typing import NDArray
 from . import files
 from .errors import InputError, nearest
 from .number_types import parse_type, problems, type_name
+from .operators import Operator
 from .structure import parse
 from .workload import Conv2d, Gemm, Operation
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)  # 1: without operators
 OPERATIONS: dict[str, type[Gemm] | type[Conv2d]] = {"gemm": Gemm, "conv2d": Conv2d}
 WEIGHT_SOURCES = ("parameter", "activation")
 NUMBERS = ("weight_number", "input_number", "output_number")
@@ -209,11 +213,15 @@ class LayerTrace:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """Layers in execution order; edges (producer, consumer) by name; provenance as JSON values."""
+    """Layers in execution order; edges (producer, consumer) by name; provenance as JSON values.
+
+    operators: what ran beside the layers, in order; None = nobody recorded it, which reports say.
+    """
 
     layers: Sequence[LayerTrace]
     edges: Sequence[tuple[str, str]] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    operators: Sequence[Operator] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -228,10 +236,13 @@ class Trace:
             for name in pair:
                 if name not in names:
                     raise InputError(f"edge names layer {name!r}", where="trace", fix=nearest(name, names))
+        if self.operators is not None:
+            object.__setattr__(self, "operators", tuple(self.operators))
+            _check_operators(self.operators, set(names))
 
     def dense(self) -> Trace:
         """The same network with every weight kept."""
-        return Trace([layer.dense() for layer in self.layers], self.edges, self.provenance)
+        return dataclasses.replace(self, layers=[layer.dense() for layer in self.layers])
 
     def save(self, path: str | Path) -> None:
         """Write the trace as one safetensors file (atomically)."""
@@ -258,6 +269,8 @@ class Trace:
                 row["input_density"] = layer.input_density
             rows.append(row)
         header = {"schema": SCHEMA, "layers": rows, "edges": self.edges, "provenance": dict(self.provenance)}
+        if self.operators is not None:
+            header["operators"] = [dataclasses.asdict(operator) for operator in self.operators]
         files.save(path, "trace", header, tensors)
 
     @classmethod
@@ -265,17 +278,32 @@ class Trace:
         """Read a trace.  Raises InputError on a missing, truncated, damaged or foreign file."""
         where = str(path)
         header, tensors = files.load(path, "trace", "`espalier train` or Trace.save")
-        if header.get("schema") != SCHEMA:
+        if header.get("schema") not in READABLE:
             raise InputError(f"schema {header.get('schema')}", where=where, expected=f"schema {SCHEMA}",
                              fix="use the version of espalier that wrote it, or write it again")
         try:
             layers = [_layer_from_row(index, row, tensors) for index, row in enumerate(header["layers"])]
-            return cls(layers, [tuple(edge) for edge in header["edges"]], header["provenance"])
+            operators = header.get("operators")
+            if operators is not None:
+                operators = [Operator(**row) for row in operators]
+            return cls(layers, [tuple(edge) for edge in header["edges"]], header["provenance"], operators)
         except InputError as error:
             raise InputError(str(error), where=where) from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"damaged trace header ({type(error).__name__}: {error})", where=where,
                              expected="a file written by Trace.save", fix="write it again") from None
+
+
+def _check_operators(operators: Sequence[Operator], layers: set[str]) -> None:
+    seen: set[str] = set()
+    for operator in operators:
+        if operator.name in seen:
+            raise InputError(f"operator name {operator.name!r} used twice", where="trace", expected="unique names")
+        seen.add(operator.name)
+        for name in (operator.after, operator.producer):
+            if name and name not in layers:
+                raise InputError(f"names layer {name!r}", where=f"operator {operator.name!r}",
+                                 fix=nearest(name, layers))
 
 
 def _as_packed(mask: NDArray[np.bool_] | PackedMask | None, shape: tuple[int, ...], where: str) -> PackedMask | None:
