@@ -4,10 +4,14 @@ import re
 
 import pytest
 
+from .cartesian import GRIDS
+from .inner_join import CLUSTERS
+from .lanes import LANES
 from .machines import ARRAYS
 from .verilated import SOURCES, arguments, command, need_verilator
 
-TOPS = {(array.top, tuple(sorted(array.parameters.items()))): array for array in ARRAYS}
+MACHINES = (*ARRAYS, *LANES, *CLUSTERS, *GRIDS)
+TOPS = {(array.top, tuple(sorted(array.parameters.items()))): array for array in MACHINES}
 
 
 @pytest.mark.parametrize("array", TOPS.values(), ids=str)

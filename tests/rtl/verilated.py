@@ -52,8 +52,10 @@ def arguments(top: str, parameters: Mapping[str, int]) -> list[str]:
     return ["--top-module", top, *(f"-G{name}={value}" for name, value in sorted(parameters.items()))]
 
 
-def build(top: str, parameters: Mapping[str, int], mutation: tuple[str, str, str] | None = None) -> ctypes.CDLL:
-    """The machine `top`; mutation = (file, text, what it becomes) changes one place of the sources first.
+def build(
+    top: str, parameters: Mapping[str, int], mutation: tuple[str, str, str] | None = None, harness: str = "harness.cpp",
+) -> ctypes.CDLL:
+    """The machine `top` under a harness; mutation = (file, text, what it becomes) changes one place of the sources.
 
     Raises ValueError where the text does not stand exactly once in the file.
     """
@@ -65,7 +67,7 @@ def build(top: str, parameters: Mapping[str, int], mutation: tuple[str, str, str
         texts[file] = texts[file].replace(text, becomes)
     runtime = _runtime()
     state = hashlib.sha256("\0".join((runtime.stem, *VERILATE, *arguments(top, parameters))).encode())
-    state.update((HERE / "harness.cpp").read_bytes())
+    state.update((HERE / harness).read_bytes())
     for name, text in texts.items():
         state.update(f"\0{name}\0{text}".encode())
     library = _cache() / f"{top}-{state.hexdigest()[:20]}.so"
@@ -78,7 +80,7 @@ def build(top: str, parameters: Mapping[str, int], mutation: tuple[str, str, str
             command(*VERILATE, "-y", work, "--Mdir", made, *arguments(top, parameters), work / f"{top}.sv")
             # One translation unit: the runtime's headers, which take most of the time, are then read once.
             unit = work / "unit.cpp"
-            generated = [HERE / "harness.cpp", *sorted(made.glob("*.cpp"))]
+            generated = [HERE / harness, *sorted(made.glob("*.cpp"))]
             unit.write_text("".join(f'#include "{path}"\n' for path in generated), encoding="utf-8")
             command(*COMPILE, "-shared", "-I", made, *_includes(), unit, runtime, "-o", work / "library.so", "-pthread")
             os.replace(work / "library.so", library)
