@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from .structure import parse
 from .trace import LayerTrace
 from .workload import Conv2d, Gemm, Operation
 
+if TYPE_CHECKING:
+    from .machines.cover import Cover
+
 
 @dataclass(frozen=True, eq=False)
 class Physical:
@@ -25,7 +29,8 @@ class Physical:
 
     m, k, n: physical sizes (k counts kept slots); k_rows: input rows that k stands for; n of every m rows
     are kept (`slots_kept`, `slots_of`; 1, 1 = dense).  mask: bool[groups, k_rows, n] or None = dense.
-    useful_macs and dense_macs count the whole layer, all groups, before any removal.
+    useful_macs and dense_macs count the whole layer, all groups, before any removal.  cover: the n:m of every tile or
+    row, where the machine chooses it so; k is then not compacted.
     """
 
     operation: Operation
@@ -40,6 +45,7 @@ class Physical:
     useful_macs: int
     dense_macs: int
     removed: bool = False  # no weight is left, and the machine leaves such a layer out
+    cover: Cover | None = None
 
     def rows_covered(self, first: int, last: int) -> tuple[int, int]:
         """Rows [a, b) of k_rows that the physical rows [first, last) stand for."""

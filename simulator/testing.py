@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .errors import InputError
 from .hardware import Machine, Memory
 from .machines import eie, eyeriss_v2, model, pattern_engine, scnn, sigma, sparten
-from .machines.systolic import Spec
+from .machines.systolic import Spec, steps
 from .mapping import LOOP_ORDERS, Tiling
 from .structure import block, cover, n_of_m, project
 from .trace import WEIGHT_SOURCES, LayerTrace
@@ -77,6 +77,13 @@ def systolic_specs(draw: st.DrawFn) -> Spec:
     few = st.sampled_from((0, 0, 1, 2, 3))
     exploits = draw(st.sampled_from(("nothing", "nothing", "nm", "blocks")))
     queued = dataflow != "os" and draw(st.booleans())
+    nm: tuple[str, ...] = ()
+    nm_cover = "layer"
+    if exploits == "nm" and dataflow != "is":
+        nm = tuple(draw(st.lists(st.sampled_from(PATTERNS), min_size=1, max_size=3, unique=True)))
+        nm_cover = draw(st.sampled_from(("layer", "tile", "row"))) if dataflow == "ws" else "layer"
+        if nm_cover != "layer":
+            nm = tuple(text for text in nm if text[-1] == nm[0][-1])
     return Spec(
         rows=draw(st.integers(1, 5)), cols=draw(st.integers(1, 5)), dataflow=dataflow,
         activation_hop_registers=1 + draw(few), psum_hop_registers=1 + draw(few),
@@ -86,8 +93,7 @@ def systolic_specs(draw: st.DrawFn) -> Spec:
         preload_bias=draw(st.booleans()),
         max_in_flight=draw(st.integers(2, 9)) if queued else 0,
         rows_per_request=draw(st.integers(0, 4)) if queued else 0,
-        nm=tuple(draw(st.lists(st.sampled_from(PATTERNS), min_size=1, max_size=3, unique=True)))
-        if exploits == "nm" and dataflow != "is" else (),
+        nm=nm, nm_cover=nm_cover,
         skip_zero_blocks=exploits == "blocks" and dataflow == "ws",
         compact_channels=draw(st.booleans()), gating=draw(st.sampled_from(("none", "zeros"))),
     )
@@ -273,8 +279,7 @@ def tilings(draw: st.DrawFn, layer: LayerTrace, machine: Machine) -> Tiling | No
     spec, operation = machine.array, layer.operation
     line, image = (operation.out_w, operation.out_w * operation.out_h) if isinstance(operation, Conv2d) else (1, 1)
     bricks = sorted({*range(1, line), *range(line, image, line), *range(image, physical.m + 1, image)})
-    step_k = 1 if spec.dataflow == "os" else spec.rows
-    step_n = 1 if spec.dataflow == "is" else spec.cols
+    step_k, step_n = steps(physical, spec)
     sizes_k = sorted({*range(step_k, physical.k, step_k), physical.k})
     sizes_n = sorted({*range(step_n, physical.n, step_n), physical.n})
     order = draw(st.sampled_from(LOOP_ORDERS))

@@ -21,6 +21,7 @@ from ..mapping import Tiling
 from ..report import LayerCounts
 from ..trace import LayerTrace
 from ..workload import Conv2d
+from .cover import COVERS, covered
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Spec:
     max_in_flight: int = 0
     rows_per_request: int = 0
     nm: tuple[str, ...] = ()
+    nm_cover: str = "layer"
     skip_zero_blocks: bool = False
     compact_channels: bool = True
     gating: str = "none"
@@ -68,7 +70,7 @@ class Spec:
         choices: dict[str, tuple[object, ...]] = {
             "dataflow": ("ws", "os", "is"), "drain": ("in_place", "serial", "overlapped"), "weight_buffers": (1, 2),
             "input_register": (0, 1), "output_register": (0, 1), "gating": ("none", "zeros"),
-            "convention": ("pytorch", "scalesim"),
+            "convention": ("pytorch", "scalesim"), "nm_cover": COVERS,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -79,6 +81,11 @@ class Spec:
                 found.append(f"nm holds {text!r}; expected patterns such as \"2:4\"")
         if self.nm and self.dataflow == "is":
             found.append("nm needs dataflow ws or os: in is the weights stream and nothing is compacted")
+        if self.nm_cover != "layer" and self.nm_cover in COVERS:
+            if not self.nm or self.dataflow != "ws" or self.convention != "pytorch":
+                found.append(f"nm_cover = {self.nm_cover!r} needs nm patterns, dataflow ws and convention pytorch")
+            if len({text.partition(":")[2] for text in self.nm}) > 1:
+                found.append(f"nm_cover = {self.nm_cover!r} needs patterns of one m, such as 1:4 and 2:4")
         if self.skip_zero_blocks and (self.dataflow != "ws" or self.nm):
             found.append("skip_zero_blocks needs dataflow ws and no nm patterns")
         if self.max_in_flight and (self.dataflow == "os" or self.max_in_flight < 2):
@@ -116,7 +123,15 @@ def run(layer: LayerTrace, machine: Machine, tiling: Tiling | None = None) -> La
 def physical_gemm(layer: LayerTrace, machine: Machine) -> Physical:
     """The layer as this machine's array runs it (docs/model.md section 1.1)."""
     spec: Spec = machine.array
-    return lower(layer, compact_channels=spec.compact_channels, nm=spec.nm)
+    whole = spec.nm_cover == "layer"
+    return covered(lower(layer, compact_channels=spec.compact_channels, nm=spec.nm if whole else ()), spec)
+
+
+def steps(gemm: Physical, spec: Spec) -> tuple[int, int]:
+    """(rows of k, columns of n) of which a tile's sizes are multiples, unless it has the whole axis."""
+    if gemm.cover is not None:
+        return gemm.cover.block, spec.cols
+    return 1 if spec.dataflow == "os" else spec.rows, 1 if spec.dataflow == "is" else spec.cols
 
 
 def legal(layer: LayerTrace, machine: Machine, tiling: Tiling) -> int:
@@ -138,6 +153,8 @@ def _count_work(counts: np.ndarray, gemm: Physical, spec: Spec) -> None:
 
 
 def _executed_as(gemm: Physical, folds: np.ndarray, spec: Spec) -> str:
+    if gemm.cover is not None:
+        return gemm.cover.name
     if gemm.slots_kept < gemm.slots_of:
         return f"{gemm.slots_kept}:{gemm.slots_of}"
     if spec.skip_zero_blocks and gemm.mask is not None and int(folds[..., 0].sum()) < folds_of_dense(gemm, spec):

@@ -16,8 +16,10 @@ from ..jit import kernel
 # Indices into the parameter vector (built by tiling_search.Problem.parameters).
 (ROWS, COLS, FLOW, ACT_HOP, PSUM_HOP, IN_REG, OUT_REG, TAIL, BUFFERS, DRAIN, BIAS, IN_FLIGHT, PER_REQUEST,
  HALVES_W, HALVES_I, HALVES_O, BW_BYTES, BW_CYCLES, LATENCY, BURST, WEIGHT_BITS, INPUT_BITS, OUTPUT_BITS, PSUM_BITS,
- META_BITS, SKIPS, OUTER, MIDDLE, GROUPS, COL_TILES, IDEAL, K_ROWS, WINDOW, KEPT, OF, TILE_K, K, TILE_N, N) = range(39)
-PARAMETERS = 39
+ META_BITS, SKIPS, OUTER, MIDDLE, GROUPS, COL_TILES, IDEAL, K_ROWS, WINDOW, KEPT, OF, TILE_K, K, TILE_N, N,
+ COVER) = range(40)
+PARAMETERS = 40
+FOLD_COLUMNS = 6
 
 WS, OS, IS = 0, 1, 2
 IN_PLACE, SERIAL, OVERLAPPED = 0, 1, 2
@@ -69,7 +71,8 @@ def channels_touched(ki, p):
 
 @kernel
 def count_folds(p, occupied_blocks, folds):
-    """Fill folds[group, k tile, n tile] = (executed folds, weights in them, sum of columns, input rows covered).
+    """Fill folds[group, k tile, n tile] = (executed folds, weights in them, sum of columns, input rows covered,
+    metadata bits of a cover by tile or row, results per vector); the last two differ in cover_kernel.count_cover.
 
     occupied_blocks: bool[groups, ceil(k/R), ceil(n/C)] where zero blocks are skipped, else bool[1, 1, 1].
     Used by ws only: in the other dataflows no fold is ever left out and the step's sizes say it all.
@@ -102,6 +105,7 @@ def count_folds(p, occupied_blocks, folds):
                 folds[g, ki, ni, 1] = weights
                 folds[g, ki, ni, 2] = sum_c
                 folds[g, ki, ni, 3] = cover
+                folds[g, ki, ni, 5] = sum_c
 
 
 @kernel
@@ -171,6 +175,8 @@ def timeline(p, batch_sizes, row_out, row_in, col_out, col_in, first_writes, fol
                             meta = weights * p[META_BITS]
                             if p[SKIPS]:
                                 meta = ((k_t + rows - 1) // rows) * ((n_t + cols - 1) // cols)
+                            if p[COVER]:
+                                meta = folds[gf, ki, ni, 4]
                             size = rounded(weights * p[WEIGHT_BITS] + meta, burst)
                             channel = max(channel, used_w if p[HALVES_W] == 1 else used_w_before) + occupied(size, p)
                             w = channel + p[LATENCY]
@@ -323,11 +329,13 @@ def count_step(p, counts, count, m_t, k_t, n_t, cover, folds):
     across, triangle = p[COLS] * p[ACT_HOP] + p[IN_REG], rows * (rows + 1) // 2
     down_in, down_out = rows * p[PSUM_HOP] + p[IN_REG], rows * p[PSUM_HOP] + p[OUT_REG]
     if p[FLOW] == WS:
-        weights, wide = folds[1], folds[2]
-        slots, inputs, weight_reads, writes = m_t * weights, m_t * folds[3], weights, m_t * wide
+        weights, wide, results = folds[1], folds[2], folds[5]
+        slots, inputs, weight_reads, writes = m_t * weights, m_t * folds[3], weights, m_t * results
         counts[IN_HOPS] += inputs * across
         counts[W_HOPS] += wide * triangle
-        counts[P_HOPS] += m_t * wide * down_out
+        # Columns of one output add up below the array: every sum but its last moves on to the right.
+        counts[P_HOPS] += m_t * (wide * rows * p[PSUM_HOP] + (wide - results) * p[ACT_HOP] + results * p[OUT_REG])
+        counts[M_READ] += folds[4]
     elif p[FLOW] == OS:
         folds_m, folds_n = (m_t + rows - 1) // rows, (n_t + p[COLS] - 1) // p[COLS]
         slots, inputs, weight_reads, writes = m_t * k_t * n_t, m_t * cover * folds_n, k_t * n_t * folds_m, m_t * n_t

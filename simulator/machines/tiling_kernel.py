@@ -105,15 +105,26 @@ def channel_span(p):
 
 
 @kernel
-def capacities(p, brick, most_channels, need):
-    """Buffer bytes of inputs, weights and outputs, double buffering included, into need[3]."""
+def weight_tile(p):
+    """Bits of (the largest, the first) weight tile where all tiles of a size are alike."""
     tile_k, tile_n = p[TILE_K], p[TILE_N]
-    tiles_k, tiles_n = (p[K] + tile_k - 1) // tile_k, (p[N] + tile_n - 1) // tile_n
+    first = min(tile_k, p[K]) * min(tile_n, p[N]) * (p[WEIGHT_BITS] + p[META_BITS])
     meta = tile_k * tile_n * p[META_BITS]
     if p[SKIPS]:
         meta = ((tile_k + p[ROWS] - 1) // p[ROWS]) * ((tile_n + p[COLS] - 1) // p[COLS])
+    return tile_k * tile_n * p[WEIGHT_BITS] + meta, first
+
+
+@kernel
+def capacities(p, brick, most_channels, weight_bits, need):
+    """Buffer bytes of inputs, weights and outputs, double buffering included, into need[3].
+
+    weight_bits: of the largest weight tile.
+    """
+    tile_k, tile_n = p[TILE_K], p[TILE_N]
+    tiles_k, tiles_n = (p[K] + tile_k - 1) // tile_k, (p[N] + tile_n - 1) // tile_n
     need[0] = (brick[B_MOST_WORDS] * most_channels * p[INPUT_BITS] + 7) // 8
-    need[1] = (tile_k * tile_n * p[WEIGHT_BITS] + meta + 7) // 8
+    need[1] = (weight_bits + 7) // 8
     need[2] = (brick[B_LARGEST] * tile_n * p[PSUM_BITS] + 7) // 8
     if brick[B_TILES] * tiles_k * p[GROUPS] > 1:
         need[0] *= p[HALVES_I]
@@ -146,11 +157,13 @@ def visits(order, tiles, absent):
 
 
 @kernel
-def candidates(base, bricks, k_sizes, n_sizes, room, live, found):
+def candidates(base, bricks, k_sizes, n_sizes, room, live, stored, found):
     """Fill found[i] = (bound cycles, bound bytes, m index, k index, n index, rank) for every legal candidate.
 
-    live: (executed blocks, weights in them, are blocks skipped).  Returns (count, fewest missing bytes).
+    live: (executed folds, bits of their weights, are blocks skipped); stored: the same and the tiles' sizes for each
+    pair of k and n sizes, or empty (cover_kernel.stored_bits).  Returns (count, fewest missing bytes).
     """
+    live = live.copy()
     count, least = 0, np.int64(2) ** 62
     p = base.copy()
     need, tiles = np.zeros(3, np.int64), np.zeros(3, np.int64)
@@ -161,15 +174,19 @@ def candidates(base, bricks, k_sizes, n_sizes, room, live, found):
         for n_at in range(len(n_sizes)):
             p[TILE_N] = n_sizes[n_at]
             tiles[AXIS_N] = (p[N] + p[TILE_N] - 1) // p[TILE_N]
+            weights, first = weight_tile(p)
+            if len(stored):
+                weights, first = stored[k_at, n_at, 0], stored[k_at, n_at, 1]
+                live[0], live[1] = stored[k_at, n_at, 2], stored[k_at, n_at, 3]
             for m_at in range(len(bricks)):
                 brick = bricks[m_at]
-                capacities(p, brick, most, need)
+                capacities(p, brick, most, weights, need)
                 lacks = missing(need, room)
                 least = min(least, lacks)
                 if lacks > 0:
                     continue
                 tiles[AXIS_M] = brick[B_TILES]
-                array = array_time(p, brick, tiles, live)
+                array = array_time(p, brick, tiles, live, first)
                 for rank in range(len(_ORDERS)):
                     if not canonical(rank, tiles):
                         continue
@@ -209,7 +226,7 @@ def canonical(rank, tiles):
 
 
 @kernel
-def array_time(p, brick, tiles, live):
+def array_time(p, brick, tiles, live, first_bits):
     """The array's own time with the transfers that nothing can hide: the first loads and the last store."""
     rows, cols = p[ROWS], p[COLS]
     if live[0] == 0:
@@ -235,8 +252,7 @@ def array_time(p, brick, tiles, live):
     shift = 0 if p[FLOW] == OS else rows
     if live[2]:
         return busy + p[BIAS] + shift + p[LATENCY]
-    first_k, first_n = min(p[TILE_K], p[K]), min(p[TILE_N], p[N])
-    weights = occupied((first_k * first_n * (p[WEIGHT_BITS] + p[META_BITS]) + 7) // 8, p)
+    weights = occupied((first_bits + 7) // 8, p)
     inputs = weights + occupied((brick[B_FIRST_WORDS] * channels_touched(0, p) * p[INPUT_BITS] + 7) // 8, p)
     stationary, streamed = (inputs, weights) if p[FLOW] == IS else (weights, inputs)
     start = max(p[BIAS] + shift + (stationary + p[LATENCY] if shift else 0), max(stationary, streamed) + p[LATENCY])
@@ -247,7 +263,7 @@ def array_time(p, brick, tiles, live):
 @kernel
 def traffic(p, brick, tiles, channels, live, order):
     """Bytes that must cross the channel, before rounding to bursts."""
-    weights = live[1] * (p[WEIGHT_BITS] + p[META_BITS]) // 8 * visits(order, tiles, AXIS_M)
+    weights = live[1] // 8 * visits(order, tiles, AXIS_M)
     inputs = 0
     if live[2] == 0:  # where blocks are skipped an input tile may never be needed
         inputs = p[GROUPS] * (brick[B_WORDS] * channels * p[INPUT_BITS] // 8) * visits(order, tiles, AXIS_N)

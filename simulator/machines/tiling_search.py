@@ -20,6 +20,7 @@ from ..hardware import Machine
 from ..lowering import Physical
 from ..mapping import LOOP_ORDERS, Tiling
 from ..trace import LayerTrace
+from . import cover_kernel
 from . import systolic_kernel as kernel
 from . import tiling_kernel as bounds
 
@@ -84,7 +85,7 @@ class Problem:
             kernel.SKIPS: spec.skip_zero_blocks and gemm.mask is not None, kernel.GROUPS: gemm.groups,
             kernel.IDEAL: memory.memory == "ideal", kernel.K_ROWS: gemm.k_rows,
             kernel.WINDOW: gemm.operation.window, kernel.KEPT: gemm.slots_kept, kernel.OF: gemm.slots_of,
-            kernel.K: gemm.k, kernel.N: gemm.n,
+            kernel.K: gemm.k, kernel.N: gemm.n, kernel.COVER: gemm.cover is not None,
         }
         for index, value in values.items():
             base[index] = value
@@ -127,10 +128,12 @@ class Problem:
         row_out, row_in = touched(*self.vertical, rows)
         col_out, col_in = touched(*self.horizontal, columns)
         p = self.parameters(tiling)
-        groups = self.gemm.groups if p[kernel.SKIPS] else 1
+        groups = self.gemm.groups if p[kernel.SKIPS] or p[kernel.COVER] else 1
         tiles_k, tiles_n = -(-self.gemm.k // int(p[kernel.TILE_K])), -(-self.gemm.n // int(p[kernel.TILE_N]))
-        folds = np.zeros((groups, tiles_k, tiles_n, 4), dtype=np.int64)
-        if p[kernel.FLOW] == kernel.WS:
+        folds = np.zeros((groups, tiles_k, tiles_n, kernel.FOLD_COLUMNS), dtype=np.int64)
+        if cover := self.gemm.cover:
+            cover_kernel.count_cover(p, *cover.parameters, folds)
+        elif p[kernel.FLOW] == kernel.WS:
             kernel.count_folds(p, self.blocks, folds)
         return batch, row_out, row_in, col_out, col_in, self._first_writes, folds
 
@@ -150,8 +153,20 @@ class Problem:
         p = self.parameters(tiling)
         brick = self.brick_row(tiling.tile_m)
         need = np.zeros(3, dtype=np.int64)
-        bounds.capacities(p, brick, bounds.channel_span(p)[0], need)
+        weights = bounds.weight_tile(p)[0]
+        if self.gemm.cover:
+            weights = self.stored([int(p[kernel.TILE_K])], [int(p[kernel.TILE_N])])[0, 0, 0]
+        bounds.capacities(p, brick, bounds.channel_span(p)[0], weights, need)
         return int(need[0]), int(need[1]), int(need[2])
+
+    def stored(self, k_sizes: list[int], n_sizes: list[int]) -> Ints:
+        """cover_kernel.stored_bits for these tile sizes; int64[0, 0, 4] where all tiles of a size are alike."""
+        cover = self.gemm.cover
+        found = np.zeros((len(k_sizes), len(n_sizes), 4) if cover else (0, 0, 4), dtype=np.int64)
+        if cover:
+            sizes = np.array(k_sizes, dtype=np.int64), np.array(n_sizes, dtype=np.int64)
+            cover_kernel.stored_bits(self.base, *cover.parameters, *sizes, found)
+        return found
 
     def missing_bytes(self, tiling: Tiling) -> int:
         """Bytes by which a tiling misses the buffers; 0 = legal."""
@@ -168,11 +183,12 @@ class Problem:
 
     def check(self, tiling: Tiling) -> Tiling:
         """The tiling itself if it is well formed and fits; else InputError."""
+        from .systolic import steps
+
         spec: Spec = self.machine.array
         if tiling.order not in LOOP_ORDERS:
             raise InputError(f"order {tiling.order!r}", where="tiling", expected=f"one of {', '.join(LOOP_ORDERS)}")
-        held_k = 1 if spec.dataflow == "os" else spec.rows
-        held_n = 1 if spec.dataflow == "is" else spec.cols
+        held_k, held_n = steps(self.gemm, spec)
         for axis, size, whole, multiple in (("tile_k", tiling.tile_k, self.gemm.k, held_k),
                                             ("tile_n", tiling.tile_n, self.gemm.n, held_n)):
             if size < 1 or (size < whole and size % multiple):
@@ -204,7 +220,7 @@ def best(problem: Problem) -> Tiling:
     if problem.base[kernel.IDEAL]:
         return whole
     m_sizes = _brick_ladder(problem)
-    k_sizes = _ladder(gemm.k, spec.rows)
+    k_sizes = _ladder(gemm.k, gemm.cover.block if gemm.cover else spec.rows)
     n_sizes = _ladder(gemm.n, spec.cols)
     bricks = np.stack([problem.brick_row(size) for size in m_sizes])
     memory = problem.machine.memory
@@ -213,7 +229,8 @@ def best(problem: Problem) -> Tiling:
     live = _live_blocks(problem)
     found = np.empty((len(m_sizes) * len(k_sizes) * len(n_sizes) * len(LOOP_ORDERS), 6), dtype=np.int64)
     count, least = bounds.candidates(problem.base, bricks, np.array(k_sizes, dtype=np.int64),
-                                     np.array(n_sizes, dtype=np.int64), room, live, found)
+                                     np.array(n_sizes, dtype=np.int64), room, live,
+                                     problem.stored(k_sizes, n_sizes), found)
     if count == 0:
         raise InputError(f"its smallest tile misses the buffers by {least} bytes",
                          expected="buffers that hold one tile", fix="enlarge the buffers or shrink the array")
@@ -262,13 +279,14 @@ def _occupied_blocks(mask: NDArray[np.bool_], rows: int, cols: int) -> NDArray[n
 
 
 def _live_blocks(problem: Problem) -> Ints:
-    """(executed blocks, weights in them, 1 if blocks are skipped) over all groups, whatever the tiling."""
+    """(executed folds, bits of their weights, 1 if blocks are skipped) over all groups, whatever the tiling."""
     gemm, p = problem.gemm, problem.base
     rows, cols = int(p[kernel.ROWS]), int(p[kernel.COLS])
+    width = int(p[kernel.WEIGHT_BITS] + p[kernel.META_BITS])
     if not p[kernel.SKIPS]:
         blocks = gemm.groups * -(-gemm.k // rows) * -(-gemm.n // cols)
-        return np.array([blocks, gemm.groups * gemm.k * gemm.n, 0], dtype=np.int64)
+        return np.array([blocks, gemm.groups * gemm.k * gemm.n * width, 0], dtype=np.int64)
     heights = np.minimum(rows, gemm.k - np.arange(problem.blocks.shape[1]) * rows)
     widths = np.minimum(cols, gemm.n - np.arange(problem.blocks.shape[2]) * cols)
     weights = int((problem.blocks * np.outer(heights, widths)).sum())
-    return np.array([int(problem.blocks.sum()), weights, 1], dtype=np.int64)
+    return np.array([int(problem.blocks.sum()), weights * width, 1], dtype=np.int64)

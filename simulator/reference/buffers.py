@@ -55,12 +55,10 @@ class InputHalf:
 
 
 class WeightHalf:
-    """The executed blocks of a weight tile."""
+    """The slots of a weight tile that its folds use; present: bool[k, n] of the whole group."""
 
-    def __init__(self, group: Group, blocks: set[tuple[range, range]]) -> None:
-        self.group, self.present = group, np.zeros(group.weight.shape, dtype=bool)
-        for k, n in blocks:
-            self.present[k.start : k.stop, n.start : n.stop] = True
+    def __init__(self, group: Group, present: Bools) -> None:
+        self.group, self.present = group, present
 
     @property
     def size(self) -> int:

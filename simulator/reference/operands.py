@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..hardware import Machine
 from ..trace import LayerTrace
 from ..workload import Conv2d, Gemm
+from .cover import Cover, covers
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -42,6 +43,7 @@ class Operands:
 
     values, live: int64 and bool [batch, channels, h, w]; live says whether an entry counts as nonzero.
     keep, of: the n:m in use, 1 and 1 where the weight is not compacted.  long_k: rows of k before compaction.
+    covers: per group the n:m of each tile or row, where the machine chooses it so; k is then not compacted as a whole.
     """
 
     shape: Conv2d
@@ -52,6 +54,7 @@ class Operands:
     values: Ints
     live: Bools
     padding_live: bool
+    covers: tuple[Cover, ...] | None = None
 
     @property
     def m(self) -> int:
@@ -67,6 +70,11 @@ class Operands:
     def n(self) -> int:
         """Filters of one group."""
         return int(self.groups[0].weight.shape[1])
+
+    @property
+    def lanes(self) -> int:
+        """Inputs that stream side by side along an array row, of which a weight chooses one."""
+        return self.covers[0].of if self.covers else self.of
 
     @property
     def metadata_bits(self) -> int:
@@ -120,14 +128,17 @@ def prepare(layer: LayerTrace, machine: Machine, inputs: Ints, weights: Ints) ->
         filters = filters.T[:, :, None, None]
     members = _members(shape, filters, machine.array.compact_channels and masked)
     long = [_matrix(filters, own_channels, own_filters, shape) for own_channels, own_filters in members]
-    keep, of = _pattern(long, machine.array.nm) if masked else (1, 1)
+    whole = masked and machine.array.nm_cover == "layer"
+    keep, of = _pattern(long, machine.array.nm) if whole else (1, 1)
+    chosen = covers(long, machine.array) if masked else None
     groups = []
     for (own_channels, own_filters), matrix in zip(members, long, strict=True):
         weight, source = _compact(matrix, keep, of)
         groups.append(Group(own_channels, own_filters, weight, source))
     recorded = layer.packed_input is not None
     live = activations != 0 if recorded else np.ones(activations.shape, dtype=bool)
-    return Operands(shape, tuple(groups), keep, of, long[0].shape[0], activations, live, padding_live=not recorded)
+    return Operands(shape, tuple(groups), keep, of, long[0].shape[0], activations, live,
+                    padding_live=not recorded, covers=tuple(chosen) if chosen else None)
 
 
 def _as_conv(layer: LayerTrace) -> Conv2d:

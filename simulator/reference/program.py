@@ -13,7 +13,8 @@ import numpy as np
 from ..hardware import Machine
 from ..mapping import Tiling
 from ..trace import LayerTrace
-from .operands import Operands
+from .cover import Placement, placements
+from .operands import Bools, Operands
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +29,7 @@ class Fold:
     stream: range
     first_of_step: bool
     last_of_step: bool
+    placement: Placement | None = None  # element by element, where tiles or rows have their own n:m
 
 
 @dataclass(frozen=True)
@@ -141,19 +143,30 @@ def load_bits(load: Load, operands: Operands, layer: LayerTrace, machine: Machin
     """(bits of the values, bits of the metadata) that a load brings."""
     if load.operand == "input":
         return input_box(operands, load.tile).size * layer.input_bits, 0
-    values = sum(len(fold_k) * len(fold_n) for fold_k, fold_n in executed_weights(load, program, machine))
+    held = executed_weights(load, operands, program, machine)
+    values = int(held.sum())
     metadata = values * operands.metadata_bits
-    if machine.array.skip_zero_blocks and layer.packed_weight is not None:
+    if operands.covers:
+        cover = operands.covers[load.tile.group]
+        metadata = cover.metadata_bits(load.tile.k, load.tile.n, held, machine.array.cols)
+    elif machine.array.skip_zero_blocks and layer.packed_weight is not None:
         metadata += -(-len(load.tile.k) // machine.array.rows) * -(-len(load.tile.n) // machine.array.cols)
     return values * layer.weight_bits, metadata
 
 
-def executed_weights(load: Load, program: Program, machine: Machine) -> set[tuple[range, range]]:
-    """The (k, n) rectangles of a weight tile that its folds really use."""
+def executed_weights(load: Load, operands: Operands, program: Program, machine: Machine) -> Bools:
+    """bool[k, n] of the whole group: the slots of a weight tile that its folds really use."""
+    held = np.zeros((operands.k, operands.n), dtype=bool)
     if machine.array.dataflow != "ws":
-        return {(load.tile.k, load.tile.n)}
-    users = (step for step in program.steps if step.weight is load)
-    return {(fold.rows, fold.cols) for step in users for fold in step.folds}
+        held[load.tile.k.start : load.tile.k.stop, load.tile.n.start : load.tile.n.stop] = True
+        return held
+    for fold in (fold for step in program.steps if step.weight is load for fold in step.folds):
+        if fold.placement is None:
+            held[fold.rows.start : fold.rows.stop, fold.cols.start : fold.cols.stop] = True
+        else:
+            row, col = np.nonzero(fold.placement.weight_row >= 0)
+            held[fold.placement.weight_row[row, col], fold.placement.outputs[col]] = True
+    return held
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,6 +238,13 @@ def _tiles(operands: Operands, tiling: Tiling) -> list[Tile]:
 def _folds(operands: Operands, machine: Machine, tile: Tile, step: int, number: int) -> tuple[list[Fold], bool]:
     """Folds of a tile, column folds outer and row folds inner, and whether a zero block was left out."""
     spec = machine.array
+    if operands.covers:
+        placed = placements(operands.groups[tile.group].weight, operands.covers[tile.group], tile.k, tile.n, spec)
+        return [
+            Fold(number + i, step, tile.group, range(len(held.fetched)), range(len(held.outputs)), tile.m,
+                 first_of_step=i == 0, last_of_step=i == len(placed) - 1, placement=held)
+            for i, held in enumerate(placed)
+        ], False
     rows, cols, stream = {
         "ws": (tile.k, tile.n, tile.m), "os": (tile.m, tile.n, tile.k), "is": (tile.k, tile.m, tile.n),
     }[spec.dataflow]

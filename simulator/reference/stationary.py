@@ -30,6 +30,8 @@ class StationaryArray:
         self.shift_wave = Skew(lag.reshape(-1), np.dtype([("fold", "i8")]))
         self.multiplier = DelayLine(spec.multiplier_latency, grid, SUM)
         self.sums = DelayLine(down, grid, SUM)
+        # Below the array a sum that is not yet whole moves to the right, as late as the stream does.
+        self.sideways = DelayLine(across, cols, SUM)
         self.output_register = DelayLine(spec.output_register, cols, SUM)
         self.grid, self.lanes = grid, lanes
         self.slots = self.useful = self.row_hops = self.column_hops = self.sum_hops = 0
@@ -50,17 +52,32 @@ class StationaryArray:
         assert (above[["fold", "time"]] == ready[["fold", "time"]]).all(), "sums out of step"
         sums = ready.copy()
         sums["value"] += above["value"]
-        leaving = self.sums.stages[-1][-1].copy()
+        leaving = self._added_up()
+        to_right = bubbles(self.grid[1], SUM)
+        moves = leaving["real"] & ~leaving["last"]
+        to_right[1:][moves[:-1]] = leaving[:-1][moves[:-1]]
+        leaving["real"] &= leaving["last"]
 
         self._shift_banks(push)
         self.input_register.clock(at_edge)
         self.right.clock(inputs)
         self.multiplier.clock(products)
         self.sums.clock(sums)
+        self.sideways.clock(to_right)
         self.output_register.clock(leaving)
         self.row_hops += entered(self.input_register, "fetched") + entered(self.right, "fetched")
-        self.sum_hops += entered(self.sums, "real") + entered(self.output_register, "real")
-        return self.output_register.out(self.sums.stages[-1][-1])
+        self.sum_hops += sum(entered(line, "real") for line in (self.sums, self.sideways, self.output_register))
+        visible: Records = self._added_up()
+        visible["real"] &= visible["last"]
+        return self.output_register.out(visible)
+
+    def _added_up(self) -> Records:
+        """What stands at the bottom of each column, with what came from the column to the left."""
+        bottom, carried = self.sums.stages[-1][-1].copy(), self.sideways.stages[-1]
+        comes = carried["fold"] >= 0
+        assert (bottom[comes][["fold", "time"]] == carried[comes][["fold", "time"]]).all(), "sums out of step"
+        bottom["value"] += np.where(comes, carried["value"], 0)
+        return np.asarray(bottom)
 
     def _held(self, folds: np.ndarray) -> Records:
         """The bank that each element works with; the stream brings the bank's number with it."""
@@ -79,6 +96,7 @@ class StationaryArray:
         products["fold"], products["time"] = inputs["fold"], inputs["time"]
         products["value"] = np.where(slot, value * held["value"], 0)
         products["real"] = busy & held["column"]
+        products["last"] = held["last"]
         return products
 
     def _shift_banks(self, push: Records) -> None:

@@ -54,6 +54,8 @@ def run(
     executed_as = "dense"
     if operands.of > 1:
         executed_as = f"{operands.keep}:{operands.of}"
+    elif operands.covers:
+        executed_as = f"n:{operands.lanes} per {machine.array.nm_cover}"
     elif twin.program.skipped_a_fold:
         executed_as = f"block {machine.array.rows}x{machine.array.cols}"
     return LayerCounts(twin.final_counts(), tiling, executed_as), twin.output()
@@ -76,7 +78,7 @@ class _Twin:
         self.layer, self.machine, self.operands, self.program = layer, machine, operands, program
         spec, memory = machine.array, machine.memory
         self.stationary = spec.dataflow != "os"
-        self.array = (StationaryArray if self.stationary else OutputStationaryArray)(spec, operands.of)
+        self.array = (StationaryArray if self.stationary else OutputStationaryArray)(spec, operands.lanes)
         # Edges after which an operand that entered last, and its result, have left every register.
         self.depth = ((spec.rows + 1) * (spec.psum_hop_registers + 1) + (spec.cols + 1) * spec.activation_hop_registers
                       + spec.multiplier_latency + spec.accumulator_latency + spec.input_register + spec.output_register)
@@ -136,7 +138,7 @@ class _Twin:
 
     def _row_vector(self, vector: tuple[Fold, int] | None) -> Records:
         """One record per array row: an input with its n:m candidates (ws, os) or a weight (is)."""
-        records = bubbles(self.machine.array.rows, row_type(self.operands.of))
+        records = bubbles(self.machine.array.rows, row_type(self.operands.lanes))
         if vector is None:
             return records
         fold, time = vector
@@ -153,7 +155,8 @@ class _Twin:
             return records
         half = self._inputs(fold)
         if flow == "ws":
-            candidates, fetched = self.operands.bundles(fold.rows)
+            held = fold.placement
+            candidates, fetched = (held.lanes, held.fetched) if held else self.operands.bundles(fold.rows)
             value, live = half.read(np.array(at), candidates)
         else:
             # Along the stream the lanes are fetched with the first slot of their n:m group and then kept.
@@ -173,8 +176,14 @@ class _Twin:
         used = len(fold.cols)
         records["fold"] = fold.number
         records["column"][:used] = True
+        records["last"][:used] = True if fold.placement is None else fold.placement.ends
+        if fold.first_of_step and array_row == self.machine.array.rows - 1:
+            self._count_descriptor_reads(fold)
         if array_row >= len(fold.rows):
             return records  # zeros fill the rows that an edge fold does not have
+        if fold.placement is not None:
+            self._fill_placed(records, fold, array_row)
+            return records
         records["real"][:used] = True
         at = fold.rows[array_row]
         if self.machine.array.dataflow == "ws":
@@ -201,6 +210,29 @@ class _Twin:
         records["value"][: len(n)], records["live"][: len(n)] = value, value != 0
         records["choice"][: len(n)] = source - self.operands.bundle(k).start
         self._count_weight_reads(len(n))
+
+    def _fill_placed(self, records: Records, fold: Fold, array_row: int) -> None:
+        held = fold.placement
+        assert held is not None  # the caller asked
+        real = held.weight_row[array_row] >= 0
+        used = len(real)
+        value, _ = self._weights(fold).read(held.weight_row[array_row][real], held.outputs[real])
+        records["real"][:used] = real
+        records["value"][:used][real], records["live"][:used][real] = value, value != 0
+        records["choice"][:used] = held.choice[array_row]
+        self.counts[Count.WEIGHT_SRAM_READS] += int(real.sum())
+        indices = int((real & held.indexed).sum())
+        self.counts[Count.METADATA_SRAM_READ_BITS] += indices * (self.operands.lanes - 1).bit_length()
+
+    def _count_descriptor_reads(self, fold: Fold) -> None:
+        """The n:m of a step's tiles or rows is read with its first weights."""
+        if not self.operands.covers:
+            return
+        cover, load = self.operands.covers[fold.group], self.program.steps[fold.step].weight
+        assert load is not None  # a step with folds has both
+        nothing = np.zeros((self.operands.k, self.operands.n), dtype=bool)
+        bits = cover.metadata_bits(load.tile.k, load.tile.n, nothing, self.machine.array.cols)
+        self.counts[Count.METADATA_SRAM_READ_BITS] += bits
 
     def _count_weight_reads(self, reads: int) -> None:
         self.counts[Count.WEIGHT_SRAM_READS] += reads
@@ -233,6 +265,8 @@ class _Twin:
 
     def _place(self, fold: Fold, time: int, row: int, col: int) -> tuple[int, int]:
         flow = self.machine.array.dataflow
+        if fold.placement is not None:
+            return fold.stream[time], int(fold.placement.outputs[col])
         if flow == "ws":
             return fold.stream[time], fold.cols[col]
         return (fold.cols[col], fold.stream[time]) if flow == "is" else (fold.rows[row], fold.cols[col])
@@ -331,8 +365,8 @@ class _Twin:
 
     def _fill(self, load: Load) -> None:
         if load.operand == "weight":
-            blocks = executed_weights(load, self.program, self.machine)
-            self.weight_halves[load.number] = WeightHalf(self.operands.groups[load.tile.group], blocks)
+            present = executed_weights(load, self.operands, self.program, self.machine)
+            self.weight_halves[load.number] = WeightHalf(self.operands.groups[load.tile.group], present)
         else:
             self.input_halves[load.number] = InputHalf(self.operands, load.tile)
         load.arrived = True

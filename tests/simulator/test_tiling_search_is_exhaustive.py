@@ -21,7 +21,8 @@ def cost(problem, tiling):
 def try_everything(problem):
     """The best (cycles, bytes) over the whole ladder, or None if no candidate fits."""
     gemm, spec = problem.gemm, problem.machine.array
-    sizes = (tiling_search._brick_ladder(problem), tiling_search._ladder(gemm.k, spec.rows),
+    block = gemm.cover.block if gemm.cover else spec.rows
+    sizes = (tiling_search._brick_ladder(problem), tiling_search._ladder(gemm.k, block),
              tiling_search._ladder(gemm.n, spec.cols))
     legal = (Tiling(*tile, order) for tile in itertools.product(*sizes) for order in LOOP_ORDERS)
     return min((cost(problem, tiling) for tiling in legal if not problem.missing_bytes(tiling)), default=None)
