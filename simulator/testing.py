@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .hardware import Machine, Memory
-from .machines import eie, eyeriss_v2, model, pattern_engine, scnn, sigma, sparten
+from .machines import eie, eyeriss_v2, highlight, model, pattern_engine, s2ta, scnn, sigma, sparten
 from .machines.systolic import Spec, steps
 from .mapping import LOOP_ORDERS, Tiling
 from .structure import block, cover, n_of_m, project
@@ -151,6 +151,32 @@ def pattern_engine_specs(draw: st.DrawFn) -> pattern_engine.Spec:
                                gating=draw(st.sampled_from(("none", "zeros"))))
 
 
+@st.composite
+def s2ta_specs(draw: st.DrawFn) -> s2ta.Spec:
+    """Up to 3 x 3 tensor PEs of up to 3 x 3 datapaths, blocks from 2 to 8, any bounds."""
+    few, block = st.integers(1, 3), draw(st.sampled_from((2, 4, 6, 8)))
+    bounds = draw(st.lists(st.integers(1, block), max_size=4, unique=True))
+    return s2ta.Spec(rows=draw(few), cols=draw(few), datapath_rows=draw(few), datapath_cols=draw(few),
+                     weight_bound=f"{draw(st.integers(1, block))}:{block}",
+                     activation_bounds=tuple(f"{bound}:{block}" for bound in bounds),
+                     time_unrolled=draw(st.sampled_from((True, True, False))),
+                     blocks_along=draw(st.sampled_from(("k", "channel"))))
+
+
+@st.composite
+def highlight_specs(draw: st.DrawFn) -> highlight.Spec:
+    """Up to 4 x 4 outputs on up to 5 lanes, up to three patterns in each rank."""
+
+    def rank(known: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(draw(st.lists(st.sampled_from(known), max_size=3, unique=True)))
+
+    side = st.integers(1, 4)
+    return highlight.Spec(rows=draw(side), cols=draw(side), lanes=draw(st.integers(1, 5)),
+                          rank0=rank(("1:2", "2:2", "2:3", "2:4", "1:4")),
+                          rank1=rank(("1:1", "1:2", "2:2", "2:3", "2:4")),
+                          blocks_along=draw(st.sampled_from(("k", "channel"))), compressed_inputs=draw(st.booleans()))
+
+
 SPECS = {
     "systolic": systolic_specs,
     "scnn": scnn_specs,
@@ -158,6 +184,8 @@ SPECS = {
     "sparten": sparten_specs,
     "eyeriss_v2": eyeriss_v2_specs,
     "eie": eie_specs,
+    "s2ta": s2ta_specs,
+    "highlight": highlight_specs,
     "pattern_engine": pattern_engine_specs,
 }
 """How to draw the array of each machine model; a model that joins the table in machines/ adds its line here."""

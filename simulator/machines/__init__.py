@@ -18,6 +18,8 @@ MACHINES = {
     "sparten": "simulator.machines.sparten",
     "eyeriss_v2": "simulator.machines.eyeriss_v2",
     "eie": "simulator.machines.eie",
+    "s2ta": "simulator.machines.s2ta",
+    "highlight": "simulator.machines.highlight",
     "pattern_engine": "simulator.machines.pattern_engine",
 }
 
