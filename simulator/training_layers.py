@@ -46,13 +46,15 @@ class Product:
     columns: slice = field(default_factory=lambda: slice(None))
 
 
-def input_gradient(layer: LayerTrace, strided: str = "phases", *, drop_empty: bool = True) -> list[LayerTrace]:
+def input_gradient(layer: LayerTrace, strided: str = "phases", *, drop_empty: bool = True,
+                   error_type: str = "") -> list[LayerTrace]:
     """The layers that compute the gradient of a layer's input; several for a strided convolution in phases.
 
     strided: "phases" = one stride-1 convolution per residue of the stride, no inserted zero is computed; "dilated" =
     one convolution over an error map with stride - 1 zeros between its entries, as a machine without support for
     strided gradients runs it.  drop_empty: filters whose error map is zero in the whole batch take no part, as
-    error-map pruning leaves them out.  Empty where nothing is left.  Error maps have their output's type.
+    error-map pruning leaves them out.  Empty where nothing is left.  error_type: that of error maps, "" = that of the
+    activations they belong to.
     """
     if strided not in STRIDED:
         raise InputError(f"strided = {strided!r}", where="input gradient", expected=f"one of {', '.join(STRIDED)}",
@@ -64,13 +66,14 @@ def input_gradient(layer: LayerTrace, strided: str = "phases", *, drop_empty: bo
             return []
         operation, _, weights, errors = keep(operation, _all_channels(operation), filters, None, weights, errors)
     products = input_gradient_products(operation, errors, weights, strided)
-    types = {"weight": layer.weight_type, "input": layer.output_type, "output": layer.input_type}
+    types = {"weight": layer.weight_type, "input": error_type or layer.output_type,
+             "output": error_type or layer.input_type}
     return [_layer(f"{layer.name}, input gradient{_part(number, len(products))}", product, layer.structure, types)
             for number, product in enumerate(products, start=1)]
 
 
 def weight_gradient(layer: LayerTrace, output_type: str, *, live_only: bool = True,
-                    drop_empty: bool = True) -> list[LayerTrace]:
+                    drop_empty: bool = True, error_type: str = "") -> list[LayerTrace]:
     """Forms of the layer that computes the gradient of a layer's weight, any one of which will do; the first is direct.
 
     A convolution has two: a convolution whose kernel is the error map, and the GEMM over batch * out_h * out_w whose
@@ -86,7 +89,7 @@ def weight_gradient(layer: LayerTrace, output_type: str, *, live_only: bool = Tr
     if not (channels.any() and filters.any()):
         return []
     operation, inputs, _, errors = keep(operation, channels, filters, inputs, None, errors)
-    types = {"weight": layer.output_type, "input": layer.input_type, "output": output_type}
+    types = {"weight": error_type or layer.output_type, "input": layer.input_type, "output": output_type}
     return [_layer(f"{layer.name}, weight gradient", product, "unstructured", types)
             for product in weight_gradient_products(operation, inputs, errors)]
 
