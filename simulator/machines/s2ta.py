@@ -231,8 +231,8 @@ def _count_work(counts: Ints, plan: Plan, layer: LayerTrace, spec: Spec) -> None
     inputs, filters = groups * gemm.m, groups * gemm.n
     row_tiles, col_tiles = -(-gemm.m // spec.tile_m), -(-gemm.n // spec.tile_n)
     used_rows, used_cols = -(-gemm.m // spec.datapath_rows), -(-gemm.n // spec.datapath_cols)
-    streamed = plan.activation_slots if spec.time_unrolled else gemm.k
-    slots = inputs * gemm.n * (plan.activation_slots if spec.time_unrolled else plan.weight_slots)
+    streamed = plan.activation_slots
+    slots = inputs * gemm.n * (streamed if spec.time_unrolled else plan.weight_slots)
     useful = useful_macs(layer)
     counts[Count.USEFUL_MACS] = counts[Count.ISSUED_MACS] = counts[Count.PSUM_HOPS] = useful
     counts[Count.GATED_MACS] = slots - useful

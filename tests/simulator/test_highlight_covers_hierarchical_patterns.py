@@ -12,6 +12,7 @@ from simulator import Conv2d, Gemm, InputError, LayerTrace, Trace, load_machine,
 from simulator.counts import Count
 from simulator.engine import simulate_layer
 from simulator.machines import highlight, reference
+from simulator.mapping import Tiling
 from simulator.structure import conforms, parse, project
 from simulator.testing import machines, operands, product
 
@@ -88,6 +89,17 @@ def test_a_pattern_that_no_rank_has_runs_dense():
     assert found.total.counts[Count.GATED_MACS] == 1
 
 
+def test_the_tighter_of_two_patterns_of_one_size_is_taken():
+    assert report(Gemm(1, 4, 1), masks("0100").T, rank0=["2:4", "1:4"], rank1=["1:1"]).executed_as == "1:4"
+
+
+def test_a_short_block_at_the_end_keeps_what_a_block_keeps():
+    # Seven entries are a block of four and one of three, two slots each; six are four slots too, five are three.
+    cycles = {k: report(Gemm(1, k, 1), (np.arange(k) % 4 < 1)[:, None], rank0=["2:4"], rank1=["4:4"]).cycles
+              for k in (5, 6, 7, 8)}
+    assert cycles == {5: 3, 6: 4, 7: 4, 8: 4}
+
+
 def test_fewer_nonzeros_than_the_pair_gate():
     found = report(Gemm(3, 8, 1), masks("10000000").T, rank0=["2:4"], rank1=["1:1"])
     counts = found.total.counts
@@ -146,6 +158,19 @@ def test_inputs_can_be_kept_whole():
     found = report(Gemm(4, 64, 8), mask, inputs, **fields)
     assert found.total.counts[Count.INPUT_DRAM_READ_BYTES] == 256
     assert found.total.counts[Count.INPUT_SRAM_READS] == 8 * 256  # for each of eight columns of outputs
+
+
+def test_of_a_density_half_a_word_is_stored_whole():
+    # Half of three words are two, with three bits: 19 bits.
+    found = report(Gemm(1, 3, 1), density=0.5, memory="channel", dram_burst_bytes=1)
+    assert found.total.counts[Count.INPUT_DRAM_READ_BYTES] == 3
+
+
+def test_weights_come_again_for_every_chunk_where_k_is_cut():
+    layer = LayerTrace("layer", Gemm(2, 8, 1))
+    machine = load_machine("highlight", {**ONE, "memory": "channel"})
+    for tiling, loads in ((Tiling(2, 8, 1), 1), (Tiling(1, 8, 1), 1), (Tiling(2, 4, 1), 1), (Tiling(1, 4, 1), 2)):
+        assert highlight.run(layer, machine, tiling).counts[Count.WEIGHT_SRAM_WRITES] == 8 * loads
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
