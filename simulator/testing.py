@@ -16,7 +16,19 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .hardware import Machine, Memory
-from .machines import eie, eyeriss_v2, highlight, model, pattern_engine, s2ta, scnn, sigma, sparten
+from .machines import (
+    dual_side_tensor_core,
+    eie,
+    eyeriss_v2,
+    highlight,
+    model,
+    pattern_engine,
+    s2ta,
+    scnn,
+    sigma,
+    sparten,
+    tensordash,
+)
 from .machines.systolic import Spec, steps
 from .mapping import LOOP_ORDERS, Tiling
 from .structure import block, cover, n_of_m, project
@@ -177,6 +189,25 @@ def highlight_specs(draw: st.DrawFn) -> highlight.Spec:
                           blocks_along=draw(st.sampled_from(("k", "channel"))), compressed_inputs=draw(st.booleans()))
 
 
+@st.composite
+def tensordash_specs(draw: st.DrawFn) -> tensordash.Spec:
+    """Up to three tiles of up to 3 x 3 elements; few lanes, so that streams have several rows."""
+    few = st.integers(1, 3)
+    return tensordash.Spec(tiles=draw(few), rows=draw(few), cols=draw(few),
+                           lanes=draw(st.sampled_from((1, 2, 3, 4, 6, 7, 11, 16, 64))),
+                           staging_depth=draw(st.sampled_from((2, 3))),
+                           sparse_side=draw(st.sampled_from(tensordash.SIDES)),
+                           storage=draw(st.sampled_from(tensordash.STORAGE)))
+
+
+@st.composite
+def dual_side_tensor_core_specs(draw: st.DrawFn) -> dual_side_tensor_core.Spec:
+    """Up to three units with tiles, vectors and bank grids that do not divide one another."""
+    few, side = st.integers(1, 3), st.integers(1, 5)
+    return dual_side_tensor_core.Spec(units=draw(few), tile_m=draw(side), tile_n=draw(side), tile_k=draw(side),
+                                      vector_m=draw(few), vector_n=draw(few), bank_rows=draw(few), bank_cols=draw(few))
+
+
 SPECS = {
     "systolic": systolic_specs,
     "scnn": scnn_specs,
@@ -187,6 +218,8 @@ SPECS = {
     "s2ta": s2ta_specs,
     "highlight": highlight_specs,
     "pattern_engine": pattern_engine_specs,
+    "dual_side_tensor_core": dual_side_tensor_core_specs,
+    "tensordash": tensordash_specs,
 }
 """How to draw the array of each machine model; a model that joins the table in machines/ adds its line here."""
 

@@ -21,6 +21,8 @@ MACHINES = {
     "s2ta": "simulator.machines.s2ta",
     "highlight": "simulator.machines.highlight",
     "pattern_engine": "simulator.machines.pattern_engine",
+    "dual_side_tensor_core": "simulator.machines.dual_side_tensor_core",
+    "tensordash": "simulator.machines.tensordash",
 }
 
 
