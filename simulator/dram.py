@@ -231,12 +231,12 @@ def mapping_problem(text: str) -> str | None:
 
 
 def arguments(memory: Memory) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(parameters, fresh state) of dram_kernel; of size 1 and zero where the memory has no DRAM device."""
-    if memory.memory != "dram":
-        return np.zeros(1, dtype=np.int64), np.zeros((1, 1), dtype=np.int64)
-    parameters = _parameters(memory)
+    """(parameters, fresh state) of dram_kernel; zero where the memory has no DRAM device."""
     from . import dram_kernel as kernel
 
+    if memory.memory != "dram":
+        return np.zeros(kernel.PARAMETERS, dtype=np.int64), np.zeros((1, 1), dtype=np.int64)
+    parameters = _parameters(memory)
     state = np.zeros((int(parameters[kernel.CHANNELS]) + 1, int(parameters[kernel.WIDTH])), dtype=np.int64)
     kernel.reset(parameters, state)
     return parameters, state
@@ -264,7 +264,7 @@ def _parameters(memory: Memory) -> NDArray[np.int64]:
     values = {
         kernel.ON: 1, kernel.CHANNELS: channels, kernel.WINDOW: memory.dram_window, kernel.CLOCKS: ratio.numerator,
         kernel.CYCLES: ratio.denominator, kernel.BURST: device.burst_bytes,
-        kernel.REGION: 1 << (bits - 2),
+        kernel.REGION: device.burst_bytes << (bits - 2),
         kernel.CHANNEL_SHIFT: shift["channel"], kernel.CHANNEL_BITS: channels.bit_length() - 1,
         kernel.GROUP_SHIFT: local["group"], kernel.GROUPS: device.bank_groups,
         kernel.BANK_SHIFT: local["bank"], kernel.BANKS: device.banks_per_group,

@@ -14,8 +14,8 @@ from .jit import kernel
 # Indices into the parameter vector (built by dram.arguments); times in clocks, shifts in bits of a burst's number.
 (ON, CHANNELS, WINDOW, CLOCKS, CYCLES, BURST, REGION, CHANNEL_SHIFT, CHANNEL_BITS, GROUP_SHIFT, GROUPS, BANK_SHIFT,
  BANKS, ROW_SHIFT, ROWS, STRIPE, PERIOD, READ_BURST, WRITE_BURST, CCD_S, CCD_L, RCD_READ, RCD_WRITE, RP, RAS, RRD_S,
- RRD_L, FAW, READ_PRE, WRITE_PRE, WTR_S, WTR_L, RTW, REFI, RFC, G_COLUMN, G_WRITE, G_ACT, B_ROW, B_ACT, B_PRE, RING, SCRATCH,
- WIDTH) = range(44)
+ RRD_L, FAW, READ_PRE, WRITE_PRE, WTR_S, WTR_L, RTW, REFI, RFC, G_COLUMN, G_WRITE, G_ACT, B_ROW, B_ACT, B_PRE, RING,
+ SCRATCH, WIDTH) = range(44)
 PARAMETERS = 44
 
 # Columns of a channel's row of the state; arrays by group and bank follow, then the last WINDOW column times.

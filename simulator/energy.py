@@ -21,13 +21,14 @@ from .tables import Entry, Table, by_capacity, by_width, load_table
 __all__ = ["COMPONENTS", "energy_pj", "load_table", "notes"]
 
 COMPONENTS = ("mac", "mac_gated", "registers", "input_sram", "weight_sram", "output_sram", "metadata", "dram")
+DRAM_COMPONENTS = ("dram_activate", "dram_refresh")  # of a DRAM device whose currents are known
 Bits = tuple[int, int, int, int]
 INTEGERS = ("int", "int")
 
 
 def energy_pj(counts: NDArray[np.int64], machine: Machine, bits: Bits,
               numbers: tuple[str, str] = INTEGERS) -> dict[str, float]:
-    """Picojoules by component, in the order of COMPONENTS.
+    """Picojoules by component, in the order of COMPONENTS, then of DRAM_COMPONENTS.
 
     counts: int64[len(Count)].  bits: widths of (weight, input, output, partial sum).  The output buffer holds partial
     sums and is priced at their width; metadata lies with the weights and costs what a weight bit costs.  A component
@@ -57,12 +58,24 @@ def energy_pj(counts: NDArray[np.int64], machine: Machine, bits: Bits,
         if read_bits or written_bits:
             read_pj, write_pj = sram_pj_per_bit(table, capacity[buffer])
             energy[name] = read_bits * read_pj + written_bits * write_pj
-    dram_bytes = sum(at[item] for item in (
-        Count.INPUT_DRAM_READ_BYTES, Count.WEIGHT_DRAM_READ_BYTES, Count.PSUM_DRAM_READ_BYTES,
-        Count.OUTPUT_DRAM_WRITE_BYTES, Count.PSUM_DRAM_WRITE_BYTES))
-    if dram_bytes:
-        energy["dram"] = dram_bytes * 8 * _per_bit(table, "dram")
-    return energy
+    return energy | _dram_pj(at, machine, table)
+
+
+def _dram_pj(at: list[int], machine: Machine, table: Table) -> dict[str, float]:
+    """The DRAM's picojoules: of its commands where a device states its currents, else of every bit by the table."""
+    read = at[Count.INPUT_DRAM_READ_BYTES] + at[Count.WEIGHT_DRAM_READ_BYTES] + at[Count.PSUM_DRAM_READ_BYTES]
+    written = at[Count.OUTPUT_DRAM_WRITE_BYTES] + at[Count.PSUM_DRAM_WRITE_BYTES]
+    if not read + written:
+        return {}
+    own = machine.memory.device.energy_pj() if machine.memory.memory == "dram" else {}
+    if not own:
+        return {"dram": (read + written) * 8 * _per_bit(table, "dram")}
+    # The table averages activations in; priced apart they must not be paid twice, so its price is not used.
+    activates = at[Count.DRAM_ROW_MISSES] + at[Count.DRAM_ROW_CONFLICTS]
+    bursts = {"read": read / machine.memory.burst_bytes, "write": written / machine.memory.burst_bytes}
+    priced = {"dram": sum(number * own[kind] for kind, number in bursts.items()),
+              "dram_activate": activates * own["activate"], "dram_refresh": at[Count.DRAM_REFRESHES] * own["refresh"]}
+    return {name: picojoules for name, picojoules in priced.items() if picojoules}
 
 
 def notes(machine: Machine) -> tuple[str, ...]:
@@ -86,9 +99,19 @@ def notes(machine: Machine) -> tuple[str, ...]:
             said.append(f"the add at psum_bits = {machine.memory.psum_bits} is derived from the tabulated widths")
     if table.has("sram"):
         said += _capacity_notes(machine, table)
+    if machine.memory.memory == "dram":
+        said.append(_dram_note(machine, table))
     for component, entries in sorted(table.entries.items()):
         said += [f"{component}: {text}" for text in dict.fromkeys(entry.note for entry in entries if entry.note)]
     return tuple(said)
+
+
+def _dram_note(machine: Machine, table: Table) -> str:
+    device = machine.memory.device
+    if device.dies:
+        return (f"DRAM energy is that of {device.name}'s commands, from the currents of its data sheet: activations, "
+                "bursts and refreshes; interface, termination and background power are left out")
+    return f"DRAM energy is {table.name}'s price of a bit, activations averaged in: {device.name} states no currents"
 
 
 def _table(machine: Machine) -> Table:

@@ -1,8 +1,8 @@
 """Steps: a layer as a list of loads, computations and stores, played through the buffers and one DRAM channel.
 
 Machines whose array time is known without the memory (the sparse ones) cut their layer into steps and let `play` say
-what the memory adds.  Left out: partial sums that leave the chip, banks and rows of the DRAM, overlap between layers;
-the systolic array has a time line of its own.  docs/model.md section 2 is the text, reference/steps.py the twin.
+what the memory adds.  Left out: partial sums that leave the chip, overlap between layers; the systolic array has a
+time line of its own.  docs/model.md section 2 is the text, reference/steps.py the twin.
 """
 
 from __future__ import annotations
@@ -67,15 +67,16 @@ class Steps:
 def play(steps: Steps, memory: Memory) -> Ints:
     """int64[len(Count)]: what the memory adds to a layer; to be added to the machine's own counts.
 
-    Filled are the DRAM bytes of weights, inputs and outputs (rounded to bursts), METADATA_BYTES, and the stalls
-    COLD_FILL, STALL_WEIGHT, STALL_INPUT, STALL_OUTPUT: steps.total_cycles plus their sum is the layer's time.  All
-    zero for memory = "ideal".  Accesses of the on-chip buffers are in elements and stay the machine's.  Raises
-    InputError where the steps do not fit the buffers (check_fits) or the times leave 64 bits.
+    Filled are the DRAM bytes of weights, inputs and outputs (rounded to bursts), METADATA_BYTES, for memory = "dram" the
+    DRAM_* counts, and the stalls COLD_FILL, STALL_WEIGHT, STALL_INPUT, STALL_OUTPUT: steps.total_cycles plus their sum is
+    the layer's time.  All zero for memory = "ideal".  Accesses of the on-chip buffers are in elements and stay the
+    machine's.  Raises InputError where the steps do not fit the buffers (check_fits) or the times leave 64 bits.
     """
     counts = np.zeros(len(Count), dtype=np.int64)
     if memory.memory == "ideal" or not len(steps):
         return counts
     check_fits(steps, memory)
+    from . import dram
     from . import steps_kernel as kernel
 
     p = np.zeros(kernel.PARAMETERS, dtype=np.int64)
@@ -84,8 +85,9 @@ def play(steps: Steps, memory: Memory) -> Ints:
     moved, per = memory.bandwidth()
     _require_countable(steps, memory, moved, per)
     p[kernel.BW_BYTES], p[kernel.BW_CYCLES] = moved, per
-    p[kernel.LATENCY], p[kernel.BURST] = memory.dram_latency_cycles, memory.dram_burst_bytes
-    kernel.timeline(p, steps.weight_bytes, steps.input_bytes, steps.output_bytes, steps.cycles, counts)
+    p[kernel.LATENCY], p[kernel.BURST] = memory.dram_latency_cycles, memory.burst_bytes
+    kernel.timeline(p, *dram.arguments(memory), steps.weight_bytes, steps.input_bytes, steps.output_bytes,
+                    steps.cycles, counts)
     if steps.metadata_bytes is not None:
         counts[Count.METADATA_BYTES] = steps.metadata_bytes.sum()
     return counts
@@ -139,7 +141,7 @@ def _require_countable(steps: Steps, memory: Memory, moved: int, per: int) -> No
     """The kernel counts in int64, which wraps silently: the longest time line is bounded here, in Python integers."""
     transfers = 3 * len(steps)
     size = sum(int(part.sum(dtype=object)) for part in (steps.weight_bytes, steps.input_bytes, steps.output_bytes))
-    size += transfers * memory.dram_burst_bytes
+    size += transfers * memory.burst_bytes
     time = int(steps.cycles.sum(dtype=object)) + transfers * (memory.dram_latency_cycles + 1) + (
         size * per // moved if moved else 0)
     if max(size * per, time, moved) > 2**62:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .counts import Count
+from .dram_kernel import REGION, moved
 from .jit import kernel
 
 Ints = NDArray[np.int64]
@@ -38,12 +39,15 @@ def occupied(size: int, p: Ints) -> int:
 
 
 @kernel
-def timeline(p: Ints, weight: Ints, inputs: Ints, output: Ints, cycles: Ints, counts: Ints) -> None:
+def timeline(p: Ints, d: Ints, state: Ints, weight: Ints, inputs: Ints, output: Ints, cycles: Ints,
+             counts: Ints) -> None:
     """Add the stalls and the channel's bytes of all steps to `counts`.
 
+    d, state: as dram.arguments gives them; loads and stores of an operand follow each other in its part of the DRAM.
     weight, inputs, output, cycles: int64[steps], bytes loaded, loaded and stored and cycles computed by each step.
     """
     channel = end = 0
+    at_w, at_i, at_o = 0, d[REGION], 2 * d[REGION]
     has_w = has_i = False
     # Release of the tile in use and of the one before it; end of the last store and of the one before it.
     used_w = used_w_before = used_i = used_i_before = stored = stored_before = 0
@@ -51,25 +55,37 @@ def timeline(p: Ints, weight: Ints, inputs: Ints, output: Ints, cycles: Ints, co
         leaves = s > 0 and output[s - 1] > 0
         if leaves and p[HALVES_O] == 1:
             stored_before = stored
-            stored = channel = max(channel, end) + occupied(rounded(output[s - 1], p[BURST]), p)
+            size = rounded(output[s - 1], p[BURST])
+            stored = moved(d, state, channel, end, occupied(size, p), at_o, size, True, counts)
+            channel = max(channel, stored)
+            at_o += size
         w = i = 0
         if weight[s] > 0:
             size = rounded(weight[s], p[BURST])
-            channel = max(channel, used_w if p[HALVES_W] == 1 else used_w_before) + occupied(size, p)
-            w = channel + p[LATENCY]
+            ready = used_w if p[HALVES_W] == 1 else used_w_before
+            w = moved(d, state, channel, ready, occupied(size, p), at_w, size, False, counts)
+            channel = max(channel, w)
+            w += p[LATENCY]
+            at_w += size
             counts[D_WEIGHT] += size
             used_w_before = used_w
             has_w = True
         if inputs[s] > 0:
             size = rounded(inputs[s], p[BURST])
-            channel = max(channel, used_i if p[HALVES_I] == 1 else used_i_before) + occupied(size, p)
-            i = channel + p[LATENCY]
+            ready = used_i if p[HALVES_I] == 1 else used_i_before
+            i = moved(d, state, channel, ready, occupied(size, p), at_i, size, False, counts)
+            channel = max(channel, i)
+            i += p[LATENCY]
+            at_i += size
             counts[D_INPUT] += size
             used_i_before = used_i
             has_i = True
         if leaves and p[HALVES_O] == 2:
             stored_before = stored
-            stored = channel = max(channel, end) + occupied(rounded(output[s - 1], p[BURST]), p)
+            size = rounded(output[s - 1], p[BURST])
+            stored = moved(d, state, channel, end, occupied(size, p), at_o, size, True, counts)
+            channel = max(channel, stored)
+            at_o += size
         free = 0
         if leaves:
             free = stored if p[HALVES_O] == 1 else stored_before
@@ -93,7 +109,7 @@ def timeline(p: Ints, weight: Ints, inputs: Ints, output: Ints, cycles: Ints, co
         if output[s] > 0:
             counts[D_OUT] += rounded(output[s], p[BURST])
     if len(cycles) > 0 and output[-1] > 0:
-        channel = max(channel, end) + occupied(rounded(output[-1], p[BURST]), p)
-        counts[STALL_O] += channel - end
-    elif channel > end:
+        size = rounded(output[-1], p[BURST])
+        channel = max(channel, moved(d, state, channel, end, occupied(size, p), at_o, size, True, counts))
+    if channel > end:
         counts[STALL_O] += channel - end

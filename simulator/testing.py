@@ -40,9 +40,16 @@ PATTERNS = ("1:2", "2:4", "1:4", "2:3", "4:4", "3:5")
 
 @st.composite
 def memories(draw: st.DrawFn) -> Memory:
-    """Ideal memories, and channels with little bandwidth and buffers from too small to roomy."""
-    if draw(st.integers(0, 3)) == 0:
+    """Ideal memories, channels with little bandwidth, DRAM devices, and buffers from too small to roomy."""
+    kind = draw(st.sampled_from(("ideal", "channel", "channel", "dram")))
+    if kind == "ideal":
         return Memory(memory="ideal")
+    return draw(channel_memories() if kind == "channel" else dram_memories())
+
+
+@st.composite
+def channel_memories(draw: st.DrawFn) -> Memory:
+    """Channels with little bandwidth, and buffers from too small to roomy."""
     sizes = st.sampled_from((16, 40, 100, 300, 2000))
     return Memory(
         memory="channel",
@@ -75,7 +82,7 @@ def dram_memories(draw: st.DrawFn, latency: tuple[int, ...] = (0, 1, 7, 30)) -> 
                  "tWTR_S", "tWTR_L", "tRTW"):
         numbers[name] = draw(few)
     return dataclasses.replace(
-        draw(memories()), memory="dram", dram_channels=draw(st.sampled_from((1, 1, 2, 4))),
+        draw(channel_memories()), memory="dram", dram_channels=draw(st.sampled_from((1, 1, 2, 4))),
         dram=",".join(["ddr4_2400", *(f"{name}={value}" for name, value in numbers.items())]),
         dram_address_mapping=":".join(draw(st.permutations(("row", "bank", "group", "column", "channel")))),
         dram_window=draw(st.sampled_from((1, 2, 4, 16, 64))), dram_latency_cycles=draw(st.sampled_from(latency)),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..counts import Count
+from ..dram_kernel import ON, REGION, moved
 from ..jit import kernel
 
 # Indices into the parameter vector (built by tiling_search.Problem.parameters).
@@ -109,9 +110,10 @@ def count_folds(p, occupied_blocks, folds):
 
 
 @kernel
-def timeline(p, batch_sizes, row_out, row_in, col_out, col_in, first_writes, folds, counts):
+def timeline(p, d, state, batch_sizes, row_out, row_in, col_out, col_in, first_writes, folds, counts):
     """Add one layer's cycles, traffic and slots to `counts` (ISSUED_MACS holds all executed slots).
 
+    d, state: as dram.arguments gives them.
     batch_sizes: images per brick of m; row_out/row_in, col_out/col_in: output rows (columns) and distinct
     input rows (columns) per brick; first_writes[0]: output elements that are written at least once;
     folds: as count_folds fills it.
@@ -129,6 +131,12 @@ def timeline(p, batch_sizes, row_out, row_in, col_out, col_in, first_writes, fol
     done = np.zeros(max(period, 1), np.int64)
     request = 1  # number of the next one; request 0 is the first preload, which nobody has to wait for
     channel = 0
+    # Where the tiles of each operand lie in the DRAM, in the order in which they first cross the channel.
+    known = p[GROUPS] * tiles_m * tiles_n if d[ON] else 0
+    at_w = np.full(p[GROUPS] * tiles_k * tiles_n if d[ON] else 0, -1, np.int64)
+    at_i = np.full(p[GROUPS] * tiles_m * tiles_k if d[ON] else 0, -1, np.int64)
+    at_o, at_p = np.full(known, -1, np.int64), np.full(known, -1, np.int64)
+    following = np.arange(4) * d[REGION]
     held_w = held_i = held_o = -1
     # Release of the tile in use and of the one before it; end of the last store and of the one before it.
     used_w = used_w_before = used_i = used_i_before = stored = stored_before = 0
@@ -178,8 +186,11 @@ def timeline(p, batch_sizes, row_out, row_in, col_out, col_in, first_writes, fol
                             if p[COVER]:
                                 meta = folds[gf, ki, ni, 4]
                             size = rounded(weights * p[WEIGHT_BITS] + meta, burst)
-                            channel = max(channel, used_w if p[HALVES_W] == 1 else used_w_before) + occupied(size, p)
-                            w = channel + p[LATENCY]
+                            begin = used_w if p[HALVES_W] == 1 else used_w_before
+                            address = place(at_w, held_w, size, following, 0)
+                            w = moved(d, state, channel, begin, occupied(size, p), address, size, False, counts)
+                            channel = max(channel, w)
+                            w += p[LATENCY]
                             counts[D_WEIGHT] += size
                             counts[D_META] += (meta + 7) // 8
                             counts[W_WRITE] += weights
@@ -190,8 +201,11 @@ def timeline(p, batch_sizes, row_out, row_in, col_out, col_in, first_writes, fol
                         elements = batch_sizes[bi] * row_in[yi] * col_in[xi] * channels_touched(ki, p)
                         if not ideal and elements > 0:
                             size = rounded(elements * p[INPUT_BITS], burst)
-                            channel = max(channel, used_i if p[HALVES_I] == 1 else used_i_before) + occupied(size, p)
-                            i = channel + p[LATENCY]
+                            begin = used_i if p[HALVES_I] == 1 else used_i_before
+                            address = place(at_i, held_i, size, following, 1)
+                            i = moved(d, state, channel, begin, occupied(size, p), address, size, False, counts)
+                            channel = max(channel, i)
+                            i += p[LATENCY]
                             counts[D_INPUT] += size
                             counts[I_WRITE] += elements
                         used_i_before, used_i = used_i, 0
@@ -199,19 +213,23 @@ def timeline(p, batch_sizes, row_out, row_in, col_out, col_in, first_writes, fol
                     # --- the output tile: the store that the last step left, the partial sums of this one
                     leaves = new_o and held_o >= 0
                     if leaves and p[HALVES_O] == 1:
-                        channel = store(p, counts, channel, out_ready, out_elements, out_complete)
-                        stored_before, stored = stored, channel
+                        end = store(p, d, state, at_o, at_p, following, held_o, counts, channel, out_ready,
+                                    out_elements, out_complete)
+                        stored_before, stored, channel = stored, end, max(channel, end)
                     if new_o:
                         ps = 0  # stays for the tile's later steps: one without folds may have asked for the sums
                     if new_o and visited[mi * tiles_n + ni] and not ideal:
                         size = rounded(m_t * n_t * p[PSUM_BITS], burst)
-                        channel = max(channel, stored) + occupied(size, p)
-                        ps = channel + p[LATENCY]
+                        address = place(at_p, (g * tiles_m + mi) * tiles_n + ni, size, following, 3)
+                        ps = moved(d, state, channel, stored, occupied(size, p), address, size, False, counts)
+                        channel = max(channel, ps)
+                        ps += p[LATENCY]
                         counts[D_PSUM] += size
                         counts[O_WRITE] += m_t * n_t
                     if leaves and p[HALVES_O] == 2:
-                        channel = store(p, counts, channel, out_ready, out_elements, out_complete)
-                        stored_before, stored = stored, channel
+                        end = store(p, d, state, at_o, at_p, following, held_o, counts, channel, out_ready,
+                                    out_elements, out_complete)
+                        stored_before, stored, channel = stored, end, max(channel, end)
                     free = 0
                     if new_o:
                         held_o = (g * tiles_m + mi) * tiles_n + ni
@@ -284,7 +302,8 @@ def timeline(p, batch_sizes, row_out, row_in, col_out, col_in, first_writes, fol
                     used_w = used_i = stream_end
                     out_ready = max(out_ready, stream_end + tail)
     if not ideal:
-        channel = store(p, counts, channel, out_ready, out_elements, out_complete)
+        last = store(p, d, state, at_o, at_p, following, held_o, counts, channel, out_ready, out_elements, out_complete)
+        channel = max(channel, last)
     end = 0
     if started:
         end = stream_end + tail
@@ -308,14 +327,26 @@ def gap(p, streamed, following):
 
 
 @kernel
-def store(p, counts, channel, ready, elements, complete):
-    """Send an output tile to DRAM; returns when the channel is free again."""
+def place(places, tile, size, following, operand):
+    """Byte address of a tile of `size` bytes; a new one comes behind the operand's others."""
+    if len(places) == 0:
+        return 0
+    if places[tile] < 0:
+        places[tile] = following[operand]
+        following[operand] += size
+    return places[tile]
+
+
+@kernel
+def store(p, d, state, at_o, at_p, following, tile, counts, channel, ready, elements, complete):
+    """Send an output tile to DRAM; returns when it is there."""
     if p[IDEAL]:
         return channel
     size = rounded(elements * (p[OUTPUT_BITS] if complete else p[PSUM_BITS]), p[BURST])
     counts[D_OUT if complete else D_PSUM_OUT] += size
     counts[O_READ] += elements
-    return max(channel, ready) + occupied(size, p)
+    address = place(at_o, tile, size, following, 2) if complete else place(at_p, tile, size, following, 3)
+    return moved(d, state, channel, ready, occupied(size, p), address, size, True, counts)
 
 
 @kernel

@@ -42,7 +42,6 @@ from .systolic_kernel import (
     N,
     channels_touched,
     gap,
-    occupied,
 )
 
 # Columns of a brick row: how m is cut, in numbers that do not depend on k and n.
@@ -53,6 +52,12 @@ BRICK = 11
 # Loop orders as in mapping.LOOP_ORDERS, outermost first.
 _ORDERS = np.array([[AXIS_M, AXIS_N, AXIS_K], [AXIS_N, AXIS_M, AXIS_K], [AXIS_M, AXIS_K, AXIS_N],
                     [AXIS_K, AXIS_M, AXIS_N], [AXIS_N, AXIS_K, AXIS_M], [AXIS_K, AXIS_N, AXIS_M]])
+
+
+@kernel
+def occupied(size, p):
+    """Whole cycles that `size` bytes take at the peak, rounded down: a DRAM with a clock of its own knows no cycles."""
+    return 0 if p[BW_BYTES] == 0 else size * p[BW_CYCLES] // p[BW_BYTES]
 
 
 @kernel

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import dram
 from ..counts import FIRST_CAUSE, Count
 from ..errors import InputError
 from ..hardware import Machine
@@ -78,7 +79,7 @@ class Problem:
             kernel.HALVES_W: 1 + memory.weight_double_buffered, kernel.HALVES_I: 1 + memory.input_double_buffered,
             kernel.HALVES_O: 1 + memory.output_double_buffered,
             kernel.BW_BYTES: bandwidth[0], kernel.BW_CYCLES: bandwidth[1], kernel.LATENCY: memory.dram_latency_cycles,
-            kernel.BURST: memory.dram_burst_bytes, kernel.WEIGHT_BITS: layer.weight_bits,
+            kernel.BURST: memory.burst_bytes, kernel.WEIGHT_BITS: layer.weight_bits,
             kernel.INPUT_BITS: layer.input_bits, kernel.OUTPUT_BITS: layer.output_bits,
             kernel.PSUM_BITS: memory.psum_bits,
             kernel.META_BITS: (gemm.slots_of - 1).bit_length() if gemm.slots_kept < gemm.slots_of else 0,
@@ -118,8 +119,8 @@ class Problem:
         p[kernel.OUTER], p[kernel.MIDDLE] = AXES.index(tiling.order[0]), AXES.index(tiling.order[1])
         return p
 
-    def tiles(self, tiling: Tiling) -> tuple[Ints, Ints, Ints, Ints, Ints, Ints, Ints]:
-        """The kernel's tile arrays for one tiling: brick sizes along images, rows and columns, first writes, folds."""
+    def tiles(self, tiling: Tiling) -> tuple[Ints, ...]:
+        """The kernel's arrays for one tiling: DRAM, brick sizes along images, rows, columns, first writes, folds."""
         from .systolic import touched
 
         images, rows, columns = self.bricks(tiling.tile_m)
@@ -135,7 +136,8 @@ class Problem:
             cover_kernel.count_cover(p, *cover.parameters, folds)
         elif p[kernel.FLOW] == kernel.WS:
             kernel.count_folds(p, self.blocks, folds)
-        return batch, row_out, row_in, col_out, col_in, self._first_writes, folds
+        device = dram.arguments(self.machine.memory)
+        return *device, batch, row_out, row_in, col_out, col_in, self._first_writes, folds
 
     @cached_property
     def _first_writes(self) -> Ints:

@@ -79,7 +79,7 @@ def run(layer: LayerTrace, machine: Machine, tiling: Tiling, inputs: Ints, weigh
     counts[Count.USEFUL_MACS] = counts[Count.ISSUED_MACS]
     counts[Count.SKIPPED_MACS] = gemm.macs - slots
     chosen = Tiling(gemm.m, gemm.k, gemm.n)
-    if machine.memory.memory == "channel":
+    if machine.memory.memory != "ideal":
         chosen = tiling
         counts += play_passes(passes, 1, gemm.k, tiling, machine.memory, layer.output_bits)
     sparse = layer.packed_weight is not None or known

@@ -89,7 +89,7 @@ def run(
     counts[Count.USEFUL_MACS] = counts[Count.ISSUED_MACS]
     counts[Count.SKIPPED_MACS] = op.macs - counts[Count.ISSUED_MACS]
     chosen = Tiling(gemm.m, gemm.k, gemm.n)
-    if machine.memory.memory == "channel":
+    if machine.memory.memory != "ideal":
         chosen = tiling
         counts += play_passes(passes, gemm.m, gemm.k, tiling, machine.memory, layer.output_bits)
     known = layer.packed_input is not None or counted is not None

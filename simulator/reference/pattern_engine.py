@@ -103,7 +103,7 @@ def run(layer: LayerTrace, machine: Machine, tiling: Tiling, inputs: Ints, weigh
     counts[Count.GATED_MACS] = slots - counts[Count.ISSUED_MACS]
     counts[Count.SKIPPED_MACS] = op.macs - slots
     chosen = whole
-    if machine.memory.memory == "channel":
+    if machine.memory.memory != "ideal":
         chosen = tiling
         passes = _passes(stored, cycles, bits, table, layer, machine, tiling)
         counts += play_passes(passes, gemm.m, gemm.k, tiling, machine.memory, layer.output_bits)

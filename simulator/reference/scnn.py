@@ -57,7 +57,7 @@ def run(
     counts[Count.DENSE_MACS] = layer.operation.macs
     counts[Count.SKIPPED_MACS] = layer.operation.macs - counts[Count.ISSUED_MACS]
     channels_per_step = shape.in_channels // shape.groups
-    if machine.memory.memory == "channel":
+    if machine.memory.memory != "ideal":
         channels_per_step = tiling.tile_k // shape.window
     counts += memory_counts(layer, machine, groups, channels_per_step, tiling.order == "mkn", live, filters != 0,
                             shape)

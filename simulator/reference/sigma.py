@@ -149,7 +149,7 @@ def run(layer: LayerTrace, machine: Machine, tiling: Tiling, inputs: Ints, weigh
     known = layer.packed_input is not None or layer.input_density < 1.0
     sparse = layer.packed_weight is not None or (spec.two_sided and known)
     rows = gemm.m
-    if machine.memory.memory == "channel":
+    if machine.memory.memory != "ideal":
         rows = tiling.tile_m
         counts += _memory(counts, passes, layer, machine, rows, groups, inputs)
     return LayerCounts(counts, Tiling(rows, gemm.k, gemm.n), "unstructured" if sparse else "dense"), output

@@ -16,6 +16,7 @@ from ..counts import Count
 from ..hardware import Memory
 from ..steps import Steps
 from .channel import Channel, Job
+from .dram import Dram, Layout
 
 STALLS = {"weight": Count.STALL_WEIGHT, "input": Count.STALL_INPUT, "output": Count.STALL_OUTPUT}
 
@@ -35,7 +36,8 @@ class Player:
     def __init__(self, steps: Steps, memory: Memory) -> None:
         self.steps = steps
         self.counts = np.zeros(len(Count), dtype=np.int64)
-        self.burst = memory.dram_burst_bytes
+        self.burst = memory.burst_bytes
+        self.layout = Layout(memory) if memory.memory == "dram" else None
         self.halves = {name: 2 if getattr(memory, f"{name}_double_buffered") else 1 for name in STALLS}
         self.visits: dict[str, list[Visit]] = {name: [] for name in STALLS}
         self.used: list[dict[str, tuple[int, Visit]]] = []  # per step: (number, visit) of what it works on
@@ -43,7 +45,11 @@ class Player:
         self.computing, self.left = False, 0
         self.waited_for: Count | None = None
         self.waited = 0
-        self.channel = Channel(*memory.bandwidth(), memory.dram_latency_cycles, self._queue())
+        self.channel: Channel | Dram
+        if memory.memory == "dram":
+            self.channel = Dram(memory, self._queue())
+        else:
+            self.channel = Channel(*memory.bandwidth(), memory.dram_latency_cycles, self._queue())
 
     def _queue(self) -> list[Job]:
         """Transfers in the order of the queue."""
@@ -79,7 +85,7 @@ class Player:
         def arrive() -> None:
             visits[number].arrived = True
 
-        return self._job(size, True, count, lambda: older < 0 or visits[older].over, arrive)
+        return self._job(operand, number, size, count, lambda: older < 0 or visits[older].over, arrive)
 
     def _store(self, step: int) -> Job:
         visit = self.visits["output"][-1]  # the one that this step has just closed
@@ -87,17 +93,18 @@ class Player:
         def leave() -> None:
             visit.over = True
 
-        return self._job(int(self.steps.output_bytes[step]), False, Count.OUTPUT_DRAM_WRITE_BYTES,
+        return self._job("output", step, int(self.steps.output_bytes[step]), Count.OUTPUT_DRAM_WRITE_BYTES,
                          lambda: self.ended > step, leave)
 
-    def _job(self, size: int, is_load: bool, count: Count, ready: Callable[[], bool],
+    def _job(self, operand: str, number: int, size: int, count: Count, ready: Callable[[], bool],
              deliver: Callable[[], None]) -> Job:
         bursts = -(-size // self.burst)
+        address = self.layout.address(operand, number, bursts * self.burst) if self.layout else 0
 
         def begin() -> None:
             self.counts[count] += bursts * self.burst
 
-        return Job(bursts * self.burst, is_load, ready, begin, deliver)
+        return Job(bursts * self.burst, operand != "output", ready, begin, deliver, address)
 
     def run(self) -> NDArray[np.int64]:
         """Step the clock until nothing is left."""
@@ -107,6 +114,9 @@ class Player:
             self.channel.edge()
             self.left -= self.computing
             now += 1
+        if isinstance(self.channel, Dram):
+            for count, number in self.channel.count().items():
+                self.counts[count] += number
         return self.counts
 
     def _settle(self, now: int) -> bool:

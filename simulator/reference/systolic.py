@@ -21,6 +21,7 @@ from ..trace import LayerTrace
 from ..workload import Gemm
 from .buffers import InputHalf, OutputHalf, Space, WeightHalf
 from .channel import Channel, Job
+from .dram import Dram, Layout
 from .operands import Operands, prepare
 from .output_stationary import OutputStationaryArray
 from .program import Fold, Load, Occupancy, Program, Step, compile_program, executed_weights, load_bits
@@ -100,8 +101,13 @@ class _Twin:
             for name, capacity in (("input", memory.input_buffer_bytes), ("weight", memory.weight_buffer_bytes),
                                    ("output", memory.output_buffer_bytes))
         }
+        self.layout = Layout(memory) if memory.memory == "dram" else None
         jobs = [] if self.ideal else self._jobs()
-        self.channel = Channel(*memory.bandwidth(), memory.dram_latency_cycles, jobs)
+        self.channel: Channel | Dram
+        if memory.memory == "dram":
+            self.channel = Dram(memory, jobs)
+        else:
+            self.channel = Channel(*memory.bandwidth(), memory.dram_latency_cycles, jobs)
         if self.ideal:
             for load in program.loads["input"] + program.loads["weight"]:
                 self._fill(load)
@@ -322,7 +328,9 @@ class _Twin:
             self.counts[Count.METADATA_SRAM_WRITE_BITS] += metadata_bits
             self.sizes[load.operand, load.number] = size
 
-        return [Job(self._whole_bursts(size), True, self._half_is_free(load), begin, deliver)]
+        size_moved = self._whole_bursts(size)
+        address = self.layout.address(load.operand, load.tile, size_moved) if self.layout else 0
+        return [Job(size_moved, True, self._half_is_free(load), begin, deliver, address)]
 
     def _half_is_free(self, load: Load) -> Callable[[], bool]:
         memory = self.machine.memory
@@ -347,7 +355,9 @@ class _Twin:
                 self.counts[Count.OUTPUT_SRAM_WRITES] += elements
                 stay.arrived = True
 
-            return Job(size, True, lambda: older < 0 or self.program.outputs[older].stored, begin_psum, deliver_psum)
+            address = self.layout.address("psum", tile, size) if self.layout else 0
+            return Job(size, True, lambda: older < 0 or self.program.outputs[older].stored, begin_psum, deliver_psum,
+                       address)
         if stay.complete:
             size = self._whole_bursts(self._output_bytes(stay, self.layer.output_bits))
 
@@ -361,7 +371,9 @@ class _Twin:
             del self.output_halves[stay.number]
             self.space["output"].give(self._output_bytes(stay, memory.psum_bits))
 
-        return Job(size, False, lambda: self._may_be_stored(stay), begin_store, deliver_store)
+        region = "output" if stay.complete else "psum"
+        address = self.layout.address(region, tile, size) if self.layout else 0
+        return Job(size, False, lambda: self._may_be_stored(stay), begin_store, deliver_store, address)
 
     def _fill(self, load: Load) -> None:
         if load.operand == "weight":
@@ -388,7 +400,7 @@ class _Twin:
         return -(-len(stay.tile.m) * len(stay.tile.n) * bits // 8)
 
     def _whole_bursts(self, size: int) -> int:
-        burst = self.machine.memory.dram_burst_bytes
+        burst = self.machine.memory.burst_bytes
         return -(-size // burst) * burst
 
     # --- the result ----------------------------------------------------------------------------------------
@@ -396,6 +408,9 @@ class _Twin:
     def final_counts(self) -> NDArray[np.int64]:
         """The counters, with the array's own and the work that was left out."""
         counts, array = self.counts, self.array
+        if isinstance(self.channel, Dram):
+            for item, number in self.channel.count().items():
+                counts[item] += number
         for cause, cycles in self.sequencer.cycles.items():
             counts[cause] += cycles
         weights_move_along_rows = self.machine.array.dataflow == "is"
