@@ -13,7 +13,7 @@ The story in five lines:
     for x, y in batches(data.train_images, data.train_labels, 128, seed=0, epoch=0, mean=data.mean, std=data.std):
         ...                                                  # an ordinary PyTorch training step
 
-    nets.py     NETS, build: the table of networks      lenet.py resnet.py vgg.py: one family each
+    nets.py     NETS, build: the table of networks      lenet.py resnet.py vgg.py ...: one family each
     data.py     ImageData, load, split_validation       readers.py: MNIST's idx and CIFAR's binary files
     batching.py shuffled, augmented, resumable batches  mini.py: the embedded images and how they were made
     errors.py   DataError: the one error for a mistake in what the user asked for

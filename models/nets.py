@@ -2,7 +2,8 @@
 
 Every network is a plain `nn.Module` from images to logits, with its own module for each activation so
 that hooks see each place once, no in-place operations, and a forward that `torch.fx` can trace.  There
-are no pretrained weights.  Read `lenet.py`, `resnet.py` and `vgg.py` for the networks themselves.
+are no pretrained weights.  Read `lenet.py`, `resnet.py`, `vgg.py`, `mobilenet_v2.py` and `vit.py` for the
+networks themselves.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from torch import nn
 
 from .errors import DataError, nearest
 from .lenet import LeNet5
-from .resnet import ResNet18, SmallResNet
+from .mobilenet_v2 import MobileNetV2
+from .resnet import ResNet18, ResNet50, SmallResNet
 from .vgg import VGG
+from .vit import ViT
 
 # To add a network, add a line.  Each takes in_channels, num_classes and widths.
 NETS: dict[str, Callable[..., nn.Module]] = {
@@ -28,13 +31,19 @@ NETS: dict[str, Callable[..., nn.Module]] = {
     "resnet56": partial(SmallResNet, depth=56),
     "resnet110": partial(SmallResNet, depth=110),
     "resnet18": ResNet18,
+    "resnet50": ResNet50,
     "vgg11": partial(VGG, depth=11),
     "vgg16": partial(VGG, depth=16),
+    "mobilenet_v2": MobileNetV2,
+    "vit_tiny": ViT,
 }
 
 
 def build(name: str, *, seed: int | None = None, **kwargs: Any) -> nn.Module:
-    """The network `name` of NETS, built with `kwargs` (in_channels, num_classes, widths; resnet18: stem).
+    """The network `name` of NETS, built with `kwargs`: in_channels, num_classes, widths, and what is its own.
+
+    resnet18 and mobilenet_v2 have a stem ("imagenet" or "small"), mobilenet_v2 a width, vit_tiny depth, heads, patch
+    and image.
 
     With a `seed` its weights are a function of that seed alone and torch's global generator is left as it
     was; without, they are drawn from the global generator.  Raises DataError, naming the nearest, for an

@@ -1,8 +1,9 @@
-"""Residual networks of basic blocks: ResNet-8/20/56/110 for small images, and ResNet-18.
+"""Residual networks: ResNet-8/20/56/110 for small images, ResNet-18, and ResNet-50 of bottleneck blocks.
 
 After He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, with 1x1 convolutions where a
-shortcut changes shape (the paper's option B) for both families.  There are no bottleneck blocks, so no
-ResNet-50.  Modules carry torchvision's names, so its ResNet-18 weights load as they are; read `vgg.py` next.
+shortcut changes shape (the paper's option B) for all families.  ResNet-50 strides in its 3x3 convolutions,
+which is usual and called v1.5.  Modules carry torchvision's names, so its weights load as they are; read
+`vgg.py` next.
 """
 
 from __future__ import annotations
@@ -79,6 +80,73 @@ class SmallResNet(nn.Module):
         """Logits [batch, classes] of images [batch, channels, h, w]."""
         x = self.relu(self.bn1(self.conv1(images)))
         x = self.layer3(self.layer2(self.layer1(x)))
+        logits: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
+        return logits
+
+
+class Bottleneck(nn.Module):
+    """1x1 down, 3x3, 1x1 up to four times the width, and a shortcut: [n, in, h, w] -> [n, 4*width, h/stride, w/stride].
+
+    The stride is in the 3x3 convolution (v1.5).
+    """
+
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        out_channels = 4 * width
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.relu2 = nn.ReLU()
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+        self.relu3 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, channels, h, w] -> [batch, 4*width, h/stride, w/stride]."""
+        inner = self.relu2(self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x))))))
+        y: Tensor = self.relu3(self.bn3(self.conv3(inner)) + self.downsample(x))
+        return y
+
+
+class ResNet50(nn.Module):
+    """ResNet-50 of the paper's table 1: a stem and stages of 3, 4, 6 and 3 bottleneck blocks.
+
+    images: float[n, in_channels, h, w] -> logits: float[n, num_classes].  `widths` are the inner channels of the four
+    stages, a quarter of what leaves them.  Raises DataError for a size below 1.
+    """
+
+    def __init__(
+        self, in_channels: int = 3, num_classes: int = 1000, widths: Sequence[int] = (64, 128, 256, 512)
+    ) -> None:
+        super().__init__()
+        check_positive(in_channels, name="in_channels", where="resnet50")
+        check_positive(num_classes, name="num_classes", where="resnet50")
+        stages = check_widths(widths, 4, where="resnet50")
+        self.conv1 = nn.Conv2d(in_channels, stages[0], 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(stages[0])
+        self.relu = nn.ReLU()
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        channels = stages[0]
+        for number, (width, blocks) in enumerate(zip(stages, (3, 4, 6, 3), strict=True), start=1):
+            first = Bottleneck(channels, width, 1 if number == 1 else 2)
+            channels = 4 * width
+            rest = (Bottleneck(channels, width, 1) for _ in range(blocks - 1))
+            self.add_module(f"layer{number}", nn.Sequential(first, *rest))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, num_classes)
+        init_he_(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [batch, classes] of images [batch, channels, h, w]."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         logits: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
         return logits
 

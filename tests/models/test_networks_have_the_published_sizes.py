@@ -90,13 +90,52 @@ def test_feature_maps_shrink_where_the_papers_say(name: str, kwargs: dict, side:
     assert sides == expected
 
 
-SLIM = {"lenet5": [2, 3, 8, 6], "resnet18": [4, 6, 8, 10], "vgg11": [4, 4, 6, 6, 8], "vgg16": [4, 4, 6, 6, 8]}
+@pytest.mark.parametrize(("name", "parameters"), [
+    ("resnet50", 25_557_032),  # torchvision.models.resnet50
+    ("mobilenet_v2", 3_504_872),  # torchvision.models.mobilenet_v2; the paper's table 4 says 3.4 M
+    ("vit_tiny", 5_717_416),  # timm's vit_tiny_patch16_224
+])
+def test_larger_networks_have_the_published_parameters(name: str, parameters: int) -> None:
+    assert _count(build(name)) == parameters
+
+
+def test_mobilenet_v2_scales_by_width_and_halves_small_images_three_times() -> None:
+    assert _count(build("mobilenet_v2", width=0.5)) == 1_968_680  # torchvision's, width_mult=0.5
+    net = build("mobilenet_v2", stem="small", num_classes=10).eval()
+    with torch.no_grad():
+        assert net.get_submodule("features")(torch.zeros(1, 3, 32, 32)).shape == (1, 1280, 4, 4)
+    depthwise = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    assert len(depthwise) == 17
+    assert all(m.groups == m.in_channels == m.out_channels for m in depthwise)
+
+
+def test_resnet50_strides_in_its_3x3_convolutions() -> None:
+    strided = [m.kernel_size[0] for n, m in build("resnet50").named_modules()
+               if isinstance(m, nn.Conv2d) and m.stride[0] == 2 and "downsample" not in n]
+    assert strided == [7, 3, 3, 3]
+
+
+def test_attention_is_torchs() -> None:
+    from models.vit import Attention
+
+    ours = Attention(12, 3).eval()
+    theirs = nn.MultiheadAttention(12, 3, batch_first=True).eval()
+    theirs.load_state_dict({"in_proj_weight": ours.qkv.weight, "in_proj_bias": ours.qkv.bias,
+                            "out_proj.weight": ours.project.weight, "out_proj.bias": ours.project.bias})
+    x = torch.randn(2, 5, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x, x, x)[0])
+
+
+SLIM = {"lenet5": [2, 3, 8, 6], "resnet18": [4, 6, 8, 10], "vgg11": [4, 4, 6, 6, 8], "vgg16": [4, 4, 6, 6, 8],
+        "resnet50": [4, 6, 8, 10], "mobilenet_v2": [4, 4, 6, 6, 8, 8, 10], "vit_tiny": [12, 20]}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize(("channels", "side"), [(1, 28), (3, 32), (3, 64)])
 def test_every_network_takes_channels_classes_and_widths(name: str, channels: int, side: int) -> None:
-    net = build(name, in_channels=channels, num_classes=7, widths=SLIM.get(name, [4, 6, 8])).eval()
+    own = {"image": side, "patch": 4, "depth": 2} if name == "vit_tiny" else {}
+    net = build(name, in_channels=channels, num_classes=7, widths=SLIM.get(name, [4, 6, 8]), **own).eval()
     images = torch.rand(2, channels, side, side)
     logits = net(images)
     assert logits.shape == (2, 7)
@@ -142,7 +181,7 @@ def test_a_seed_fixes_the_weights_and_leaves_the_global_generator() -> None:
     ("name", "kwargs", "said"),
     [
         ("resnet9", {}, "there is no network 'resnet9'; did you mean 'resnet"),
-        ("transformer", {}, "known: lenet5, resnet110"),
+        ("transformer", {}, "known: lenet5, mobilenet_v2, resnet110"),
         ("resnet8", {"width": [1, 2, 3]}, "resnet8: there is no argument 'width'; did you mean 'widths'"),
         ("resnet8", {"depth": 20}, "resnet8: there is no argument 'depth'"),
         ("resnet8", {"widths": [16, 32]}, "resnet8: widths is [16, 32]; expected 3 whole numbers"),
@@ -150,6 +189,10 @@ def test_a_seed_fixes_the_weights_and_leaves_the_global_generator() -> None:
         ("lenet5", {"in_channels": "3"}, "lenet5: in_channels is '3'"),
         ("resnet18", {"num_classes": -1}, "resnet18: num_classes is -1"),
         ("resnet18", {"stem": "smal"}, "stem is 'smal'; did you mean 'small'"),
+        ("mobilenet_v2", {"width": 0}, "mobilenet_v2: width is 0; expected a number above 0"),
+        ("mobilenet_v2", {"stem": "smal"}, "did you mean 'small'"),
+        ("vit_tiny", {"patch": 15}, "vit: patch is 15; expected a divisor of image = 224"),
+        ("vit_tiny", {"heads": 5}, "vit: heads is 5; expected a divisor of widths[0] = 192"),
         ("lenet5", {"seed": 1.5}, "seed is 1.5; expected a whole number"),
     ],
 )
