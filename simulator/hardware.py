@@ -34,8 +34,8 @@ class Memory:
     """On-chip buffers and the DRAM that all operands share.
 
     memory = "ideal" switches the memory system off; "channel" is a channel with a bandwidth and a latency; "dram" is
-    `dram_channels` (0: as many as the device has) channels of a device with banks, rows and refresh, whose timings stand
-    in presets/dram/ (docs/model.md section 3); dram_latency_cycles is then what comes on top of the device's own.
+    `dram_channels` (0: as many as the device has) channels of a device with banks, rows and refresh, whose timings
+    stand in presets/dram/ (docs/model.md section 3); dram_latency_cycles is then what comes on top of the device's own.
     Either three private buffers, or one scratchpad of `shared_buffer_bytes` that holds all three operands.
     """
 
@@ -85,7 +85,7 @@ class Memory:
         if math.isfinite(self.array_clock_hz) and self.array_clock_hz > 0:
             ratio = dram.clocks_per_cycle(device, self.array_clock_hz)
             if max(ratio.numerator, ratio.denominator) > dram.MOST_FRACTION:
-                found.append(f"clock_hz = {self.array_clock_hz} beside a DRAM of {device.clock_mhz} MHz is the fraction "
+                found.append(f"clock_hz = {self.array_clock_hz} beside a DRAM of {device.clock_mhz} MHz is the ratio "
                              f"{ratio}; expected numbers up to {dram.MOST_FRACTION}: give the clock with fewer digits")
         return found
 
@@ -229,8 +229,8 @@ def build(table: Mapping[str, Any], name: str, where: str = "") -> Machine:
         errors += [InputError(f"field {item!r} is missing", where=where) for item in missing]
     if errors:
         raise InputError.collect(errors)
-    memory, vector, array = Memory(**parts[Memory], array_clock_hz=parts[Machine].get("clock_hz", 1e9)), Vector(**parts[Vector]), spec(**parts[spec])
     clock = parts[Machine].get("clock_hz", 1e9)
+    memory, vector, array = Memory(**parts[Memory], array_clock_hz=clock), Vector(**parts[Vector]), spec(**parts[spec])
     problems = memory.problems() + vector.problems() + array.problems()
     if not (math.isfinite(clock) and clock > 0):
         problems.append(f"clock_hz = {clock}; expected a finite frequency above 0")

@@ -67,10 +67,10 @@ class Steps:
 def play(steps: Steps, memory: Memory) -> Ints:
     """int64[len(Count)]: what the memory adds to a layer; to be added to the machine's own counts.
 
-    Filled are the DRAM bytes of weights, inputs and outputs (rounded to bursts), METADATA_BYTES, for memory = "dram" the
-    DRAM_* counts, and the stalls COLD_FILL, STALL_WEIGHT, STALL_INPUT, STALL_OUTPUT: steps.total_cycles plus their sum is
-    the layer's time.  All zero for memory = "ideal".  Accesses of the on-chip buffers are in elements and stay the
-    machine's.  Raises InputError where the steps do not fit the buffers (check_fits) or the times leave 64 bits.
+    Filled are the DRAM bytes of weights, inputs and outputs (rounded to bursts), METADATA_BYTES, for memory = "dram"
+    the DRAM_* counts, and the stalls COLD_FILL, STALL_WEIGHT, STALL_INPUT, STALL_OUTPUT: steps.total_cycles plus their
+    sum is the layer's time.  All zero for memory = "ideal".  Accesses of the on-chip buffers are in elements and stay
+    the machine's.  Raises InputError where the steps do not fit the buffers (check_fits) or the times leave 64 bits.
     """
     counts = np.zeros(len(Count), dtype=np.int64)
     if memory.memory == "ideal" or not len(steps):

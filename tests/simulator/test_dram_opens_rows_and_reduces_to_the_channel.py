@@ -21,7 +21,8 @@ NOTHING = ",".join(f"{name}=0" for name in (
     "tCL", "tCWL", "tRCD", "tRCDW", "tRP", "tRAS", "tRRD_S", "tRRD_L", "tFAW", "tCCD_S", "tCCD_L", "tRTP", "tWR",
     "tWTR_S", "tWTR_L", "tRTW", "tREFI", "tRFC"))
 # One bank of four-byte bursts, two to a row, a burst in two clocks; the DRAM's clock is the array's.
-SMALL = (f"ddr4_2400,clock_mhz=1000,bank_groups=1,banks_per_group=1,rows=1024,row_bytes=8,burst_bytes=4,{NOTHING},tBL=2")
+SMALL = ("ddr4_2400,clock_mhz=1000,bank_groups=1,banks_per_group=1,rows=1024,row_bytes=8,burst_bytes=4,"
+         f"{NOTHING},tBL=2")
 
 
 def ends(transfers: list[tuple[int, int, int, bool]], numbers: str, **fields: object) -> tuple[list[int], list[int]]:

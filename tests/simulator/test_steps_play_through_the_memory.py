@@ -206,7 +206,8 @@ MUTATIONS = [
     ("the cold fill is a stall of weights", "if s == 0:", "if s < 0:"),
     ("ties go to the inputs", "elif w == start:", "elif w == start and i < start:"),
     ("the last store is free", "counts[STALL_O] += channel - end", "counts[STALL_O] += 0"),
-    ("a store does not wait for its step", "moved(d, state, channel, end, occupied", "moved(d, state, channel, 0, occupied"),
+    ("a store does not wait for its step", "moved(d, state, channel, end, occupied",
+     "moved(d, state, channel, 0, occupied"),
 ]
 
 
