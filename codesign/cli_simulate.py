@@ -5,6 +5,8 @@ Each checks its arguments, calls the simulator and prints.  Read cli.py for the 
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from .cli_common import JSON, MACHINE_HELP, example, message, print_json, print_
     epilog=example(
         "espalier simulate runs/demo/trace.safetensors --machine nm_array",
         "espalier simulate resnet18.csv --machine scalesim_ws --reports out --json",
+        "espalier simulate training_trace.safetensors --machine nm_array --training --optimiser sgd_momentum",
     ),
 )
 @click.argument("workload")
@@ -26,8 +29,28 @@ from .cli_common import JSON, MACHINE_HELP, example, message, print_json, print_
 @click.option(
     "--reports", type=click.Path(file_okay=False), metavar="DIR", help="Write SCALE-Sim's csv reports into DIR."
 )
+@click.option("--weight-type", metavar="TYPE", help="Number type of all weights: int4, int8, fp16, bf16, fp32 ...")
+@click.option("--input-type", metavar="TYPE", help="Number type of all inputs.")
+@click.option("--output-type", metavar="TYPE", help="Number type of all outputs.")
+@click.option("--training", is_flag=True, help="One training iteration instead of one forward pass (docs/training.md).")
+@click.option("--optimiser", metavar="NAME", help="With --training: sgd, sgd_momentum or adam.")
+@click.option("--mask-interval", type=int, metavar="N", help="With --training: iterations between mask updates.")
+@click.option("--storage", metavar="FORMAT", help="With --training: weights and states kept dense, as a bitmask ...")
+@click.option("--strided", metavar="HOW", help="With --training: input gradients of strides, phases or dilated.")
+@click.option("--backward-instances", type=int, metavar="N", help="With --training: so many run backward too.")
 @JSON
-def simulate(workload: str, machine_name: str, gemm: bool, reports: str | None, as_json: bool) -> None:
+def simulate(
+    workload: str,
+    machine_name: str,
+    gemm: bool,
+    reports: str | None,
+    weight_type: str | None,
+    input_type: str | None,
+    output_type: str | None,
+    training: bool,
+    as_json: bool,
+    **iteration: Any,
+) -> None:
     """Simulate a trace or a SCALE-Sim topology csv on one machine."""
     from simulator import load_machine
     from simulator import simulate as run
@@ -36,6 +59,15 @@ def simulate(workload: str, machine_name: str, gemm: bool, reports: str | None, 
     trace = read_workload(workload, machine_name, gemm, getattr(machine.array, "convention", "pytorch"))
     for note in trace.provenance.get("notes", ()):
         message(f"{workload}: {note}")
+    if weight_type or input_type or output_type:
+        types = {"weight": weight_type or "", "input": input_type or "", "output": output_type or ""}
+        trace = dataclasses.replace(trace, layers=[layer.with_types(**types) for layer in trace.layers])
+    if training or any(value is not None for value in iteration.values()):
+        check_training(training, reports, iteration)
+        from .cli_training import print_training
+
+        print_training(trace, machine, iteration, as_json)
+        return
     found = run(trace, machine)
     if reports is not None:
         from simulator.importers.scalesim_reports import write_reports
@@ -48,6 +80,18 @@ def simulate(workload: str, machine_name: str, gemm: bool, reports: str | None, 
         return
     print_layers(table["machines"][0], run(trace.dense(), machine, compare_dense=False).to_dict())
     print_reports(table["machines"])
+
+
+def check_training(training: bool, reports: str | None, iteration: Mapping[str, Any]) -> None:
+    """Raise InputError where options of a forward pass and of a training iteration are mixed."""
+    from simulator.errors import InputError
+
+    given = next((name for name, value in iteration.items() if value is not None), None)
+    if not training:
+        raise InputError(f"--{str(given).replace('_', '-')} without --training", where="simulate", fix="add --training")
+    if reports is not None:
+        raise InputError("--reports with --training", where="simulate", expected="one of the two",
+                         fix="SCALE-Sim's reports are of a forward pass")
 
 
 def read_workload(path: str, machine_name: str, gemm: bool, convention: str) -> Any:

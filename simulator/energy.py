@@ -81,7 +81,8 @@ def _dram_pj(at: list[int], machine: Machine, table: Table) -> dict[str, float]:
 def notes(machine: Machine) -> tuple[str, ...]:
     """What a reader must know before quoting these picojoules: what is left out, derived, borrowed or extrapolated."""
     table = _table(machine)
-    said = [f"energy table {table.name}: dynamic energy only, no leakage, clock tree, wires or control"]
+    said = [f"energy table {table.name}: dynamic energy only, no leakage, clock tree, wires or control",
+            *getattr(machine.array, "unpriced", ())]
     if table.has("mac"):
         widths = ", ".join(sorted({f"{e['weight_bits']:.0f}x{e['input_bits']:.0f}" for e in table.of("mac")}))
         accumulators = sorted({int(e["accumulator_bits"]) for e in table.of("mac")
@@ -173,7 +174,7 @@ def mac_pj(table: Table, weight_bits: int, input_bits: int, psum_bits: int,
     (weight_bits, number), (input_bits, _) = multiplied_as((weight_bits, numbers[0]), (input_bits, numbers[1]))
     if number != "int":
         widths = {"weight_bits": weight_bits, "input_bits": input_bits}
-        if table.has("mac", number):
+        if table.has("mac", number) or (table.has("mac") and not table.has("multiply", number)):
             return table.exactly("mac", number, **widths)["pj"], False
         multiply_pj = table.exactly("multiply", number, **widths)["pj"]
         return multiply_pj + table.exactly("add", "float", bits=psum_bits)["pj"], False

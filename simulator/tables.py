@@ -103,10 +103,11 @@ def _named(number: str, widths: Mapping[str, int]) -> str:
 
 
 def _having(component: str, number: str, widths: Mapping[str, int]) -> str:
-    """The shipped tables with such an entry, in brackets."""
+    """The shipped tables with such an entry, in brackets; a multiply will do for a multiply-accumulate."""
     names = [name for name in table_names() if any(
         entry.number == number and all(entry[key] == bits for key, bits in widths.items())
-        for entry in load_table(name).entries.get(component, ()))]
+        for kind in {component, "multiply" if component == "mac" else component}
+        for entry in load_table(name).entries.get(kind, ()))]
     return f" ({', '.join(names)})" if names else " (no shipped one has)"
 
 
