@@ -24,13 +24,14 @@ from .budgets import density_of, global_densities
 from .channels import channel_entries, channel_scores, group_masks
 from .choice import CostModel, StructureChoice
 from .criteria import Criterion, parse_criterion, running_mean
+from .gradual import project_part_way
 from .layers import prunable
 from .masks import apply_mask_, check_masks, pack, unpack
 from .plan import Plan, make_plan
 from .schedules import parse_schedule
 from .settings import UPDATES_PER_TRAINING, PrunerConfig
 from .state import SCHEMA, check_state
-from .structures import keep_best, part_way, project, unit_scores
+from .structures import keep_best, project, unit_scores
 
 
 class Pruner:
@@ -40,7 +41,8 @@ class Pruner:
     example_inputs: a batch for the model; lets layers that share channels decide together.  cost: a
     CostModel that chooses every layer's structure and density at `select_at`; `structure`, `sparsity`,
     `schedule` and `scope` are then not used.  total_steps: optimizer steps of the whole training; it may
-    stand in the config instead.
+    stand in the config instead.  probe: (inputs, targets), a batch for criteria that run the network themselves; by
+    default example_inputs without targets.
 
     Call `step()` after each `optimizer.step()`.  The schedule needs to know how far training is: from
     total_steps, or from `step(progress=...)`.  With neither, the pruner warns and goes to the final
@@ -58,6 +60,7 @@ class Pruner:
         example_inputs: Any = None,
         cost: CostModel | None = None,
         total_steps: int | None = None,
+        probe: tuple[Tensor, Tensor | None] | None = None,
     ) -> None:
         settings = PrunerConfig.from_dict({} if config is None else config)
         self.config = settings if total_steps is None else replace(settings, total_steps=total_steps)
@@ -69,10 +72,15 @@ class Pruner:
         self._schedule = parse_schedule(self.config.schedule)
         default = "magnitude" if cost is None else "fisher"
         self._criterion: Criterion = parse_criterion(self.config.criterion or default)
+        self._probe = (example_inputs, None) if probe is None else probe
+        if self._criterion.probe is not None and self._probe[0] is None:
+            raise InputError(f"criterion {self.config.criterion!r} without a batch", where="Pruner",
+                             expected="example_inputs or probe=(inputs, targets)", fix="pass example_inputs=x")
         self._dropped: dict[str, Tensor] = {}
         self._masks: dict[str, Tensor] = {}  # by layer name for weights, by parameter name for the rest
         self._kept_channels: list[Tensor | None] = [None] * len(self._plan.groups)
         self._scores: dict[str, Tensor] = {}
+        self._given_scores = False
         self._steps = 0
         self._progress = 0.0
         self._share = 0.0
@@ -151,7 +159,7 @@ class Pruner:
         scores: importance of each weight by layer name, where the criterion should not be asked.
         """
         if scores is not None:
-            self._scores = dict(scores)
+            self._scores, self._given_scores = dict(scores), True
         if not self._frozen and self.cost is None and self._share < 1.0:
             before = self.sparsity
             self._update(1.0, "finalize")
@@ -275,6 +283,8 @@ class Pruner:
         assert self.cost is not None
         started = time.perf_counter()
         without = self._plan.kept - self._scores.keys() if self._criterion.needs_gradient else frozenset()
+        if self._criterion.probe is not None:
+            self._scores = dict(self._criterion.probe(self.model, *self._probe))
         saliency = {name: self._score(name) for name in self._layers if name not in without}
         masks, choices = self.cost.select(self.model, self.example_inputs, saliency, keep_dense=self._plan.kept)
         self.set_masks_(masks, choices)
@@ -286,6 +296,8 @@ class Pruner:
     @torch.no_grad()
     def _update(self, share: float, event: str) -> None:
         """Project every layer to the sparsity due at `share`; what is pruned stays pruned."""
+        if self._criterion.probe is not None and not self._given_scores:
+            self._scores = dict(self._criterion.probe(self.model, *self._probe))
         scores = {name: self._score(name) for name in self._scored_layers()}
         layer_scores = {
             name: scores[name] if name not in self._masks else scores[name].masked_fill(~self._masks[name], -torch.inf)
@@ -297,9 +309,8 @@ class Pruner:
             else channel_scores(group, scores).masked_fill(~kept, -torch.inf)
             for (group, _), kept in zip(self._plan.groups, self._kept_channels, strict=True)
         ]
-        structures = {name: part_way(structure, share) for name, (structure, _) in self._plan.layers.items()}
         densities = self._densities(layer_scores, channels, scores, share)
-        masks = {name: project(score, structures[name], densities[name]) for name, score in layer_scores.items()}
+        masks = {name: self._due_mask(name, score, densities, share) for name, score in layer_scores.items()}
         for index, ((group, _), score) in enumerate(zip(self._plan.groups, channels, strict=True)):
             self._kept_channels[index] = keep_best(score, units_kept(densities[_group_key(index)], group.width))
         removed = group_masks(
@@ -316,18 +327,23 @@ class Pruner:
         self._install(masks)
         self._log(event, self._progress, share)
 
+    def _due_mask(self, name: str, score: Tensor, densities: Mapping[str, float], share: float) -> Tensor:
+        structure, sparsity = self._plan.layers[name]
+        if name in densities:  # a ranking over all layers has said how much
+            return project(score, structure, densities[name], self._criterion.pool)
+        return project_part_way(score, structure, sparsity, share, self._criterion.pool)
+
     def _densities(
         self, layer_scores: Mapping[str, Tensor], channels: Sequence[Tensor], scores: Mapping[str, Tensor], share: float
     ) -> dict[str, float]:
-        """The density due for each layer, and for each channel group by its key."""
-        due = {name: density_of(sparsity, share) for name, (_, sparsity) in self._plan.layers.items()}
-        due |= {_group_key(index): density_of(sparsity, share) for index, (_, sparsity) in enumerate(self._plan.groups)}
+        """The density due for each channel group by its key, and for each layer that a global ranking decides."""
+        due = {_group_key(index): density_of(sparsity, share) for index, (_, sparsity) in enumerate(self._plan.groups)}
         if self.config.scope != "global" or self.config.sparsity is None:
             return due
         units = {
-            name: unit_scores(score, self._plan.layers[name][0])
+            name: unit_scores(score, self._plan.layers[name][0], self._criterion.pool)
             for name, score in layer_scores.items()
-            if self._plan.layers[name][0].keep is None
+            if self._plan.layers[name][0].ranks_over_layer
         }
         for index, ((group, _), score) in enumerate(zip(self._plan.groups, channels, strict=True)):
             weights = sum(entries.shape[1] for entries in channel_entries(group, scores))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from simulator import patterns
 from simulator.errors import InputError
-from simulator.structure import DENSE, Extent, Structure, compose, n_of_m, parse, units_kept
+from simulator.structure import DENSE, Extent, Structure, parse, units_kept
 
 SMALL_GROUP = 16
 """Groups up to this many units (n:m) are ranked by comparing all pairs, larger ones by sorting."""
@@ -33,13 +33,14 @@ def window_of(shape: torch.Size | tuple[int, ...]) -> int:
     return math.prod(shape[2:])
 
 
-def project(scores: Tensor, structure: str | Structure, density: float = 1.0) -> Tensor:
+def project(scores: Tensor, structure: str | Structure, density: float = 1.0, pool: str = "sum") -> Tensor:
     """The mask of `structure` that keeps the most score.
 
     scores: float[out, in] or float[out, in/groups, kh, kw], the importance of each weight.  density: the
-    share of units kept where the structure fixes no count.  Returns bool of the same shape, True where
-    kept: exactly `keep` units per group, or `units_kept(density, units)`, by summed score, ties by the
-    lowest row-major [k, n] index.  Raises InputError for a density outside [0, 1] or a NaN score.
+    share of units kept where the structure fixes no count.  pool: a unit's score is the "sum" or the "max" of its
+    entries'.  Returns bool of the same shape, True where kept: exactly `keep` units per group, or
+    `units_kept(density, units)`, by score, ties by the lowest row-major [k, n] index.  Raises InputError for a density
+    outside [0, 1] or a NaN score.
     """
     structure = parse(structure)
     if not 0.0 <= density <= 1.0:
@@ -48,23 +49,23 @@ def project(scores: Tensor, structure: str | Structure, density: float = 1.0) ->
         raise InputError(
             "a score is NaN", where=f"structure {structure}", expected="finite scores", fix="did training diverge?"
         )
-    mask = _project(as_matrix(scores.detach()).double(), structure, density, window_of(scores.shape))
+    mask = _project(as_matrix(scores.detach()).double(), structure, density, window_of(scores.shape), pool)
     return mask.T.reshape(scores.shape).contiguous()
 
 
-def _project(values: Tensor, structure: Structure, density: float, window: int) -> Tensor:
+def _project(values: Tensor, structure: Structure, density: float, window: int, pool: str) -> Tensor:
     """`project` on float64[k, n]."""
     k, n = values.shape
     if structure == DENSE:
         return torch.ones_like(values, dtype=torch.bool)
     if structure.outer is not None:
         outer, inner = structure.split(density, window)
-        there = _project(values, structure.outer, outer, window)
-        return there & _project(values.masked_fill(~there, -math.inf), structure.inner, inner, window)
+        there = _project(values, structure.outer, outer, window, pool)
+        return there & _project(values.masked_fill(~there, -math.inf), structure.inner, inner, window, pool)
     if structure.library:
         return _best_patterns(values, structure.library, window)
     unit_k, unit_n = structure.unit_extent(k, n, window)
-    units = _pool(values, unit_k, unit_n)
+    units = _pool(values, unit_k, unit_n, pool)
     rows, cols = units.shape
     group_k, group_n = _extent(structure.group[0], rows, window), _extent(structure.group[1], cols, 1)
     if (group_k, group_n) == (rows, cols):
@@ -96,36 +97,21 @@ def _best_patterns(values: Tensor, library: tuple[int, ...], window: int) -> Ten
     return kept[first].permute(0, 2, 1).reshape(values.shape)
 
 
-def unit_scores(scores: Tensor, structure: Structure) -> tuple[Tensor, Tensor]:
-    """(summed score float64[units], number of weights int64[units]) of a weight's units, row-major in [k, n]."""
+def unit_scores(scores: Tensor, structure: Structure, pool: str = "sum") -> tuple[Tensor, Tensor]:
+    """(score float64[units], number of weights int64[units]) of a weight's units, row-major in [k, n]."""
     values = as_matrix(scores.detach()).double()
     unit_k, unit_n = structure.unit_extent(values.shape[0], values.shape[1], window_of(scores.shape))
     sizes = _pool(torch.ones_like(values), unit_k, unit_n)
-    return _pool(values, unit_k, unit_n).reshape(-1), sizes.reshape(-1).long()
+    return _pool(values, unit_k, unit_n, pool).reshape(-1), sizes.reshape(-1).long()
 
 
-def part_way(structure: Structure, share: float) -> Structure:
-    """A structure with counts on its way: n:m keeps m of m at share 0, n at 1; others stay as they are.
-
-    In between it has dropped `share * (m - n)` units of each group, to the nearest count, halves up: a schedule that
-    creeps up to 1 must not leave the last step to the last moment of training.  A pattern is there or not, so it
-    comes at half way.  DENSE where nothing is dropped yet.
-    """
-    if structure.outer is not None:
-        outer, inner = part_way(structure.outer, share), part_way(structure.inner, share)
-        return inner if outer == DENSE else outer if inner == DENSE else compose(outer, inner)
-    if structure.library:
-        return structure if share >= 0.5 else DENSE
-    if structure.keep is None:
-        return structure
-    slots = structure.group[0]
-    if slots == "window":  # counted on 3x3 kernels; smaller ones keep all until the count comes below their size
-        left = patterns.WINDOW - math.floor(share * (patterns.WINDOW - structure.keep) + 0.5)
-        return parse(f"window {max(left, structure.keep)}")
-    assert isinstance(slots, int)  # a counted group has a counted extent
-    rows, cols = structure.unit
-    assert isinstance(rows, int) and isinstance(cols, int)  # as n_of_m made it
-    return n_of_m(slots - math.floor(share * (slots - structure.keep) + 0.5), slots, rows, cols)
+def wholly_pruned(scores: Tensor, structure: Structure) -> Tensor:
+    """bool of the scores' shape: True in the units of `structure` whose every score is -inf."""
+    values = as_matrix(scores.detach()).double()
+    k, n = values.shape
+    unit_k, unit_n = structure.unit_extent(k, n, window_of(scores.shape))
+    units = torch.isneginf(_pool(values, unit_k, unit_n, "max"))
+    return units.repeat_interleave(unit_k, 0).repeat_interleave(unit_n, 1)[:k, :n].T.reshape(scores.shape)
 
 
 def keep_best(values: Tensor, keep: int) -> Tensor:
@@ -171,12 +157,14 @@ def _keep_in_groups(units: Tensor, group_k: int, group_n: int, structure: Struct
     return kept.reshape(tall * group_k, wide * group_n)[:rows, :cols]
 
 
-def _pool(values: Tensor, unit_k: int, unit_n: int) -> Tensor:
-    """Summed score of each unit: [k, n] -> [ceil(k / unit_k), ceil(n / unit_n)]."""
+def _pool(values: Tensor, unit_k: int, unit_n: int, pool: str = "sum") -> Tensor:
+    """Score of each unit: [k, n] -> [ceil(k / unit_k), ceil(n / unit_n)]."""
     if unit_k == unit_n == 1:
         return values
-    padded = _pad(values, unit_k, unit_n, 0.0)
+    padded = _pad(values, unit_k, unit_n, 0.0 if pool == "sum" else -math.inf)
     rows, cols = padded.shape[0] // unit_k, padded.shape[1] // unit_n
+    if pool == "max":
+        return padded.reshape(rows, unit_k, cols, unit_n).amax((1, 3))
     return _sum_by_halves(_sum_by_halves(padded.reshape(rows, unit_k, cols, unit_n), 3), 1)
 
 

@@ -80,6 +80,11 @@ class Structure:
         return counted and self.unit == (1, 1) and self.outer is None
 
     @property
+    def ranks_over_layer(self) -> bool:
+        """True where all units of a layer compete in one ranking, so that those of several layers can."""
+        return self.keep is None and self.group == ("all", "all") and not self.library and self.outer is None
+
+    @property
     def fixed_density(self) -> float | None:
         """The density that the structure itself fixes (0.5 for 2:4), or None where a schedule sets it.
 
@@ -204,6 +209,10 @@ def parse(text: str | Structure) -> Structure:
     )
 
 
+POOLS: dict[str, np.ufunc] = {"sum": np.add, "max": np.maximum}
+"""How the scores of a unit's entries become its own."""
+
+
 def units_kept(density: float, units: int) -> int:
     """How many of `units` a density keeps: rounded to nearest, halves up, at least 1 unless the density is 0."""
     # A decimal density such as 0.15 is meant exactly; in binary 0.15 * 10 is 1.5 or 1.4999... by luck.
@@ -213,13 +222,13 @@ def units_kept(density: float, units: int) -> int:
 
 
 def project(
-    scores: NDArray[np.floating], structure: Structure, density: float = 1.0, window: int = 1
+    scores: NDArray[np.floating], structure: Structure, density: float = 1.0, window: int = 1, pool: str = "sum"
 ) -> NDArray[np.bool_]:
     """The mask of `structure` that keeps the most score.
 
     scores: float[k, n], the importance of each weight.  density: share of units kept where the structure
-    fixes no count.  Returns bool[k, n], True where kept: in every group exactly `keep` units, or
-    `units_kept(density, units)`, by summed score, ties by the lowest row-major index.  Ragged edges are
+    fixes no count.  pool: a unit's score is the "sum" or the "max" of its entries' (a pattern's is their sum).  Returns bool[k, n], True where kept: in every group exactly `keep` units, or
+    `units_kept(density, units)`, by score, ties by the lowest row-major index.  Ragged edges are
     padded: a unit that sticks out competes with the entries it has, a unit wholly outside never wins.  Of "A + B" A
     chooses first, B among what A kept.
     Raises InputError for a density outside [0, 1] or a score that is not a number.
@@ -234,13 +243,13 @@ def project(
         return np.ones(values.shape, dtype=bool)
     if structure.outer is not None:
         outer_density, inner_density = structure.split(density, window)
-        there = project(values, structure.outer, outer_density, window)
-        return there & project(np.where(there, values, -np.inf), structure.inner, inner_density, window)
+        there = project(values, structure.outer, outer_density, window, pool)
+        return there & project(np.where(there, values, -np.inf), structure.inner, inner_density, window, pool)
     k, n = values.shape
     if structure.library:
         return patterns.best(values, structure.library, window)
     unit_k, unit_n = structure.unit_extent(k, n, window)
-    pooled = _pool(values, unit_k, unit_n, np.add)
+    pooled = _pool(values, unit_k, unit_n, POOLS[pool])
     rows, cols = pooled.shape
     group_k, group_n = _extent(structure.group[0], rows, window), _extent(structure.group[1], cols, 1)
     grouped, real = _groups(pooled, group_k, group_n, -np.inf)
@@ -305,7 +314,7 @@ def _pool(values: NDArray[Any], unit_k: int, unit_n: int, combine: np.ufunc) -> 
     """Combine the entries of each unit: [k, n] -> [ceil(k/unit_k), ceil(n/unit_n)]."""
     if unit_k == unit_n == 1:
         return values
-    padded = _pad(values, unit_k, unit_n, 0)
+    padded = _pad(values, unit_k, unit_n, -np.inf if combine is np.maximum else 0)
     rows, cols = padded.shape[0] // unit_k, padded.shape[1] // unit_n
     return _fold(_fold(padded.reshape(rows, unit_k, cols, unit_n), 3, combine), 1, combine)
 

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codesign.structures import as_matrix, keep_best, part_way, project, unit_scores, window_of
+from codesign.gradual import part_way
+from codesign.structures import as_matrix, keep_best, project, unit_scores, window_of
 from simulator import structure as numpy_side
 from simulator.errors import InputError
 
@@ -31,16 +32,18 @@ def scores(draw: st.DrawFn) -> torch.Tensor:
     return values if kind == "float32" else torch.exp(40 * (values.double() - 0.5))
 
 
-def by_numpy(values: torch.Tensor, text: str, density: float) -> np.ndarray:
-    return numpy_side.project(as_matrix(values).numpy(), numpy_side.parse(text), density, window_of(values.shape))
+def by_numpy(values: torch.Tensor, text: str, density: float, pool: str = "sum") -> np.ndarray:
+    window = window_of(values.shape)
+    return numpy_side.project(as_matrix(values).numpy(), numpy_side.parse(text), density, window, pool)
 
 
-@given(scores(), st.sampled_from(TEXTS), st.sampled_from([0.0, 0.1, 0.15, 1 / 3, 0.5, 0.85, 1.0]))
-@settings(max_examples=400, deadline=None)
-def test_torch_and_numpy_masks_are_equal(values: torch.Tensor, text: str, density: float) -> None:
-    mask = project(values, text, density)
+@given(scores(), st.sampled_from(TEXTS), st.sampled_from([0.0, 0.1, 0.15, 1 / 3, 0.5, 0.85, 1.0]),
+       st.sampled_from(["sum", "max"]))
+@settings(max_examples=500, deadline=None)
+def test_torch_and_numpy_masks_are_equal(values: torch.Tensor, text: str, density: float, pool: str) -> None:
+    mask = project(values, text, density, pool)
     assert mask.shape == values.shape and mask.dtype == torch.bool
-    assert np.array_equal(as_matrix(mask).numpy(), by_numpy(values, text, density))
+    assert np.array_equal(as_matrix(mask).numpy(), by_numpy(values, text, density, pool))
 
 
 OF_3X3 = ["pattern 4", "pattern 12", "pattern #7#90", "kernel + pattern 8", "ck + window", "kernel + window 3"]

@@ -1,0 +1,98 @@
+"""Criteria that run the network on one batch themselves: GraSP, SynFlow, and the random control.
+
+Each is a function of (model, inputs, targets) to a score of every prunable weight, by layer name; the
+model's mode, parameters and gradients are afterwards as they were.  Left out: how many rounds are made, which
+is the schedule's business (SynFlow is published with a hundred).  Read criteria.py for the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from simulator.errors import InputError
+
+from .layers import prunable
+
+GRASP_TEMPERATURE = 200.0
+"""What the authors divide logits by (their released code); it evens out the loss of an untrained network."""
+
+
+def grasp(model: nn.Module, inputs: Tensor, targets: Tensor | None) -> dict[str, Tensor]:
+    """-w (H g): how much removing a weight would lower the gradient's flow, with its sign (Wang et al., ICLR 2020).
+
+    inputs: a batch; targets: int64[b], its labels.  One Hessian-vector product.  The paper keeps the weights whose
+    removal would harm the flow most; its own score is -w (H g), removed from the top, so ours is the opposite: large is
+    worth keeping.  Raises InputError without labels.
+    """
+    if targets is None:
+        raise InputError("no labels", where="criterion 'grasp'", expected="a batch with its labels",
+                         fix="pass probe=(inputs, targets) to the Pruner")
+    layers = prunable(model)
+    weights = [layer.weight for layer in layers.values()]
+    with _as_it_was(model), torch.enable_grad():
+        loss = nn.functional.cross_entropy(model(inputs) / GRASP_TEMPERATURE, targets)
+        gradients = torch.autograd.grad(loss, weights, create_graph=True)
+        flow = sum((gradient * gradient.detach()).sum() for gradient in gradients)
+        products = torch.autograd.grad(flow, weights)  # type: ignore[arg-type]
+    return {name: (weight * product).detach() for name, weight, product in
+            zip(layers, weights, products, strict=True)}
+
+
+def synflow(model: nn.Module, inputs: Tensor, targets: Tensor | None) -> dict[str, Tensor]:
+    """|w| dR/d|w| of R = the sum of the outputs for an input of ones and weights |w| (Tanaka et al., NeurIPS 2020).
+
+    Data-free: of inputs only the shape is used.  In evaluation mode, batch norms with their statistics as they are.
+    """
+    layers = prunable(model)
+    parameters = list(model.parameters())
+    signs = [parameter.detach().sign() for parameter in parameters]
+    with _as_it_was(model), torch.enable_grad():
+        model.eval()
+        try:
+            with torch.no_grad():
+                for parameter in parameters:
+                    parameter.abs_()
+            weights = [layer.weight for layer in layers.values()]
+            gradients = torch.autograd.grad(model(torch.ones_like(inputs[:1])).sum(), weights)
+            scores = {name: (weight * gradient).detach() for name, weight, gradient in
+                      zip(layers, weights, gradients, strict=True)}
+        finally:
+            with torch.no_grad():
+                for parameter, sign in zip(parameters, signs, strict=True):
+                    parameter.mul_(sign)
+    return scores
+
+
+def random(model: nn.Module, inputs: Tensor, targets: Tensor | None) -> dict[str, Tensor]:
+    """The control: a fixed uniform draw for every weight, from the layer's name and shape alone.
+
+    The same at every update, so that what is pruned stays pruned; torch's own generator is not touched.
+    """
+    def drawn(name: str, weight: Tensor) -> Tensor:
+        digest = hashlib.sha256(f"{name} {tuple(weight.shape)}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        return torch.rand(weight.shape, generator=generator).to(weight.device)
+
+    return {name: drawn(name, layer.weight) for name, layer in prunable(model).items()}
+
+
+@contextlib.contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[None]:
+    """Mode, buffers (batch norm statistics) and torch's generator are put back afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+            with torch.no_grad():
+                for name, buffer in model.named_buffers():
+                    buffer.copy_(buffers[name])
