@@ -142,6 +142,8 @@ def _storage(trace: Trace) -> str:
     dense = smallest = 0
     used: Counter[str] = Counter()
     for layer in trace.layers:
+        if not layer.has_parameters:
+            continue
         # Columns of all groups side by side: every format here stores columns of k.
         matrix = np.concatenate(list(layer.weight_matrix()), axis=1)
         chosen = best(matrix, layer.weight_bits)

@@ -74,8 +74,9 @@ def _beside(config: TrainConfig, row: str, ours: Path) -> TrainConfig:
 
 def _same_weights(trace: Trace) -> float:
     """The sparsity that leaves as many weights as `trace` has, where the first and the last layer stay dense."""
-    sizes = [math.prod(layer.operation.weight_shape) for layer in trace.layers]
-    pruned = sum(sizes) - sum(layer.weight_nnz for layer in trace.layers)
+    layers = [layer for layer in trace.layers if layer.has_parameters]
+    sizes = [math.prod(layer.operation.weight_shape) for layer in layers]
+    pruned = sum(sizes) - sum(layer.weight_nnz for layer in layers)
     return pruned / sum(sizes[1:-1])
 
 

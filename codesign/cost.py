@@ -275,10 +275,11 @@ class _Selection:
             choices.append(StructureChoice(site.name, structure, float(flat.double().mean()), 0.0, loss))
         structures = {one.layer: one.structure for one in choices}
         report = simulate(self._trace(masks, structures), self.machine, compare_dense=False)
-        layer_of = {call.name: call.layer for call in self.calls}
+        layer_of = {call.name: call.layer for call in self.calls}  # attention's products are no layer's
         cycles = dict.fromkeys(structures, 0.0)
         for layer in report.layers:
-            cycles[layer_of[layer.name]] += layer.total.cycles
+            if layer.name in layer_of:
+                cycles[layer_of[layer.name]] += layer.total.cycles
         choices = [replace(one, cycles=cycles[one.layer]) for one in choices]
         return Finalist(label, masks, tuple(choices), sum(one.loss for one in choices),
                         Price(float(report.total.cycles), report.total.energy_pj))

@@ -47,8 +47,8 @@ def structures(run: Run) -> str:
         head += [*(("runs as", "dense cycles") if on is run.machines[0] else ()), f"cycles{name}", "speed‑up"]
     rows = [_layer_row(number, layer, run.machines, predicted) for number, layer in enumerate(run.layers, start=1)]
     if run.machines:
-        whole = [layer.trace.weight_matrix().size for layer in run.layers]
-        kept = sum(layer.trace.weight_nnz for layer in run.layers) / sum(whole)
+        weights = [layer.trace for layer in run.layers if layer.trace.has_parameters]
+        kept = sum(one.weight_nnz for one in weights) / sum(one.weight_matrix().size for one in weights)
         total = ["all layers", "", units.percent(kept), "", ""] + ([""] if predicted else [])
         for on in run.machines:
             first = ["", units.exact(on.dense["cycles"])] if on is run.machines[0] else []

@@ -1,13 +1,13 @@
 """The one crossing from torch to the simulator: a network, as it runs, becomes a Trace.
 
-One forward pass in evaluation mode records the shape of every Conv2d and Linear that really runs, in
-order; masks and measured activations come along as boolean arrays and densities.  It leaves out all that
-is not a Conv2d or a Linear.  Read simulator/trace.py for what a Trace holds, export.py for who keeps it.
+One forward pass in evaluation mode records everything that really runs (recording.py); masks and measured
+activations come along as boolean arrays and densities, for the layers that can be pruned.  Read
+simulator/trace.py for what a Trace holds, export.py for who keeps it.
 """
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from simulator import Conv2d, Gemm, LayerTrace, Trace
+from simulator import Gemm, LayerTrace, Trace
 from simulator.errors import InputError, nearest
 from simulator.structure import CHANNEL, FILTER, conforms, parse
 from simulator.workload import Operation
 
 from .layers import Layer, prunable, run_example
+from .recording import Run, operation_of, record
 
 Mask = Tensor | NDArray[np.bool_]
 Activations = Mapping[str, float | NDArray[np.bool_]]
@@ -57,7 +58,7 @@ def trace_model(
     *,
     provenance: Mapping[str, Any] | None = None,
 ) -> Trace:
-    """The network's layers as they run on `example_inputs` (batch 1 for the latency of one image).
+    """The network as it runs on `example_inputs` (batch 1 for the latency of one image): layers, attention, operators.
 
     masks: layer -> bool of the weight's shape, True where kept; a layer that is not named is dense.  None:
     a weight is kept where it is not zero.  structures: layer -> the structure that the mask was made by; the
@@ -67,24 +68,41 @@ def trace_model(
     """
     layers = prunable(model)
     _check_names(masks, layers, "masks")
-    calls = record_calls(model, example_inputs)
-    _check_names(activations, {call.name for call in calls}, "activations")
+    recording = record(model, example_inputs)
+    if not recording.runs:
+        raise nothing_ran(model)
+    _check_names(activations, {run.name for run in recording.runs}, "activations")
     traced = []
-    for call in calls:
-        mask = _weight_mask(layers[call.layer], None if masks is None else masks.get(call.layer), masks is None)
-        measured = (activations or {}).get(call.name)
+    for run in recording.runs:
+        weight, structure = _weight_of(run, layers, masks, structures or {})
+        measured = (activations or {}).get(run.name)
         known = measured if isinstance(measured, np.ndarray) else None
         traced.append(
             LayerTrace(
-                call.name,
-                call.operation,
-                None if mask is None else _as_simulated(mask, call),
+                run.name,
+                run.operation,
+                weight,
                 known,
                 input_density=None if measured is None or known is not None else float(measured),
-                structure=_label(mask, (structures or {}).get(call.layer), call),
+                structure=structure,
+                weight_source=run.weight_source,
             )
         )
-    return Trace(traced, _edges(model, calls), dict(provenance or {}))
+    return Trace(traced, recording.edges, dict(provenance or {}), recording.operators)
+
+
+def _weight_of(
+    run: Run, layers: Mapping[str, Layer], masks: Mapping[str, Mask] | None, structures: Mapping[str, str]
+) -> tuple[NDArray[np.bool_] | None, str | None]:
+    """(mask in the simulator's shape, structure) of the second operand; None = dense, or named by the simulator."""
+    layer = layers.get(run.layer)
+    if layer is not None and layer.weight.numel() == math.prod(run.operation.weight_shape):
+        mask = _weight_mask(layer, None if masks is None else masks.get(run.layer), masks is None)
+        return None if mask is None else _as_simulated(mask, run), _label(mask, structures.get(run.layer), run)
+    if run.weight is None or masks is not None:
+        return None, None
+    kept = to_numpy(run.weight != 0)
+    return None if kept.all() else kept, None
 
 
 def record_calls(model: nn.Module, example_inputs: object) -> list[Call]:
@@ -107,44 +125,13 @@ def record_calls(model: nn.Module, example_inputs: object) -> list[Call]:
         for handle in handles:
             handle.remove()
     if not calls:
-        raise InputError("no Conv2d or Linear ran", where=type(model).__name__, expected="a network with such layers")
+        raise nothing_ran(model)
     return calls
 
 
-def operation_of(module: nn.Module, input_shape: tuple[int, ...], name: str) -> Operation:
-    """What one call computes.  Raises InputError where the simulator has no such operation."""
-    where = f"layer {name!r}"
-    if isinstance(module, nn.Linear):
-        rows = 1
-        for size in input_shape[:-1]:
-            rows *= size
-        return Gemm(rows, module.in_features, module.out_features)
-    assert isinstance(module, nn.Conv2d)
-    left, right, top, bottom = module._reversed_padding_repeated_twice
-    if left != right or top != bottom:
-        raise InputError(
-            f"padding {(top, bottom, left, right)} differs between sides",
-            where=where,
-            expected="the same padding on both sides",
-            fix="pad explicitly before the layer",
-        )
-    batch, _, height, width = input_shape if len(input_shape) == 4 else (1, *input_shape)
-    return Conv2d(
-        in_channels=module.in_channels,
-        out_channels=module.out_channels,
-        in_h=height,
-        in_w=width,
-        kernel_h=module.kernel_size[0],
-        kernel_w=module.kernel_size[1],
-        batch=batch,
-        stride_h=module.stride[0],
-        stride_w=module.stride[1],
-        padding_h=top,
-        padding_w=left,
-        dilation_h=int(module.dilation[0]),
-        dilation_w=int(module.dilation[1]),
-        groups=module.groups,
-    )
+def nothing_ran(model: nn.Module) -> InputError:
+    """The error for a network in which nothing that has a cycle model ran."""
+    return InputError("no Conv2d or Linear ran", where=type(model).__name__, expected="a network with such layers")
 
 
 def measure_activations(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, float]:
@@ -224,12 +211,12 @@ def _weight_mask(layer: Layer, given: Mask | None, from_zeros: bool) -> NDArray[
     return mask
 
 
-def _as_simulated(mask: NDArray[np.bool_], call: Call) -> NDArray[np.bool_]:
+def _as_simulated(mask: NDArray[np.bool_], call: Run) -> NDArray[np.bool_]:
     """torch's [out, in] of a Linear as the simulator's [k, n]; a convolution's mask has one shape in both."""
     return np.ascontiguousarray(mask.T) if isinstance(call.operation, Gemm) and mask.ndim == 2 else mask
 
 
-def _label(mask: NDArray[np.bool_] | None, claimed: str | None, call: Call) -> str:
+def _label(mask: NDArray[np.bool_] | None, claimed: str | None, call: Run) -> str:
     """The structure that the mask has: the claimed one if every group conforms to it, else unstructured."""
     if mask is None:
         return "dense"
@@ -250,27 +237,3 @@ def _without_empty(matrix: NDArray[np.bool_], window: int) -> NDArray[np.bool_]:
     """bool[k, n] without its empty input channels (`window` rows each) and empty columns."""
     channels = matrix.reshape(-1, window, matrix.shape[1]).any(axis=(1, 2))
     return matrix[np.repeat(channels, window)][:, matrix.any(axis=0)]
-
-
-def _edges(model: nn.Module, calls: list[Call]) -> list[tuple[str, str]]:
-    """(producer, consumer) pairs of calls, through everything between them; a chain where fx cannot trace."""
-    names = [call.name for call in calls]
-    try:
-        graph = torch.fx.symbolic_trace(model).graph
-    except Exception:  # fx raises what the model's own code raises on a proxy: any type at all
-        return list(itertools.pairwise(names))
-    layers = prunable(model)
-    sources: dict[Any, set[str]] = {}
-    times: dict[str, int] = {}
-    edges: list[tuple[str, str]] = []
-    for node in graph.nodes:
-        before = set().union(*(sources[parent] for parent in node.all_input_nodes), set())
-        sources[node] = before
-        if node.op == "call_module" and node.target in layers:
-            times[node.target] = times.get(node.target, 0) + 1
-            name = node.target if times[node.target] == 1 else f"{node.target}@{times[node.target]}"
-            if name not in names:
-                return list(itertools.pairwise(names))
-            edges += [(producer, name) for producer in names if producer in before]
-            sources[node] = {name}
-    return edges

@@ -17,6 +17,7 @@ from .initialise import init_he_
 # Table 2 of the paper, a line per stage: expansion t, channels c, blocks n, stride s of the first block.
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 STEM, LAST = 32, 1280
+WIDTHS = tuple(channels for _, channels, _, _ in STAGES)
 
 
 class InvertedResidual(nn.Module):
@@ -66,7 +67,7 @@ class MobileNetV2(nn.Module):
         self,
         in_channels: int = 3,
         num_classes: int = 1000,
-        widths: Sequence[int] = tuple(stage[1] for stage in STAGES),
+        widths: Sequence[int] = WIDTHS,
         width: float = 1.0,
         stem: str = "imagenet",
     ) -> None:

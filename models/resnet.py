@@ -115,6 +115,12 @@ class Bottleneck(nn.Module):
         return y
 
 
+def bottlenecks(in_channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+    """`blocks` bottleneck blocks in a row; only the first changes the width and the image size."""
+    first = Bottleneck(in_channels, width, stride)
+    return nn.Sequential(first, *(Bottleneck(4 * width, width, 1) for _ in range(blocks - 1)))
+
+
 class ResNet50(nn.Module):
     """ResNet-50 of the paper's table 1: a stem and stages of 3, 4, 6 and 3 bottleneck blocks.
 
@@ -133,14 +139,13 @@ class ResNet50(nn.Module):
         self.bn1 = nn.BatchNorm2d(stages[0])
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        channels = stages[0]
-        for number, (width, blocks) in enumerate(zip(stages, (3, 4, 6, 3), strict=True), start=1):
-            first = Bottleneck(channels, width, 1 if number == 1 else 2)
-            channels = 4 * width
-            rest = (Bottleneck(channels, width, 1) for _ in range(blocks - 1))
-            self.add_module(f"layer{number}", nn.Sequential(first, *rest))
+        width1, width2, width3, width4 = stages
+        self.layer1 = bottlenecks(width1, width1, 3, 1)
+        self.layer2 = bottlenecks(4 * width1, width2, 4, 2)
+        self.layer3 = bottlenecks(4 * width2, width3, 6, 2)
+        self.layer4 = bottlenecks(4 * width3, width4, 3, 2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(channels, num_classes)
+        self.fc = nn.Linear(4 * width4, num_classes)
         init_he_(self)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -85,11 +85,14 @@ def load(located: str, convention: str = "pytorch") -> Trace:
 
 
 def digest(trace: Trace) -> str:
-    """sha256 of all that a simulation sees of a trace: operations, masks, densities, widths, edges."""
+    """sha256 of all that a simulation sees of a trace: operations, masks, densities, types, edges, operators."""
     rows = [[layer.name, layer.operation.kind, dataclasses.asdict(layer.operation), layer.structure, layer.weight_bits,
              layer.input_bits, layer.output_bits, layer.input_density, layer.packed_weight is not None,
-             layer.packed_input is not None, *_floats(layer)] for layer in trace.layers]
+             layer.packed_input is not None, *_floats(layer), *([] if layer.has_parameters else ["activation"])]
+            for layer in trace.layers]
     state = hashlib.sha256(json.dumps([rows, trace.edges], sort_keys=True).encode())
+    if trace.operators is not None:
+        state.update(json.dumps([dataclasses.asdict(operator) for operator in trace.operators]).encode())
     for layer in trace.layers:
         for packed in (layer.packed_weight, layer.packed_input):
             if packed is not None:

@@ -1,8 +1,11 @@
 """The id of a task changes with everything that can change its row, and with nothing else."""
 
+import dataclasses
+
 import numpy as np
 
 from simulator import Gemm, LayerTrace, Trace, load_machine
+from simulator.operators import Operator
 from sweeps.task import SIMULATION, simulation, task_id
 from sweeps.workloads import digest, resnet18, shipped_names
 
@@ -25,6 +28,9 @@ def test_id_ignores_names_and_the_order_of_fields():
     assert task_id(other, "a", 0, SIMULATION) == task_id(MACHINE, "a", 0, SIMULATION)
 
 
+RELU = Operator("relu", "relu", "activation", 8, 8, 8)
+
+
 def _trace(mask, **more):
     return Trace([LayerTrace("fc", Gemm(2, 3, 4), mask, **more)], provenance={"seed": 3})
 
@@ -35,7 +41,9 @@ def test_digest_sees_each_mask_bit_and_not_the_provenance():
     flipped[1, 2] = False
     traces = [_trace(mask), _trace(flipped), _trace(None), _trace(mask, weight_bits=4), _trace(mask, input_density=0.5),
               _trace(None, input_mask=np.ones((2, 3), dtype=bool)), _trace(mask, weight_bits=16),
-              _trace(mask, weight_number="bfloat", weight_bits=16)]
+              _trace(mask, weight_number="bfloat", weight_bits=16), _trace(mask, weight_source="activation"),
+              Trace(_trace(mask).layers, operators=[]), Trace(_trace(mask).layers, operators=[RELU]),
+              Trace(_trace(mask).layers, operators=[dataclasses.replace(RELU, operations=9)])]
     assert len({digest(trace) for trace in traces}) == len(traces)
     assert digest(Trace(traces[0].layers, provenance={"seed": 4})) == digest(traces[0])
 
