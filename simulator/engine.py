@@ -12,7 +12,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from . import area, energy, grouped, vector
+from . import area, energy, grouped, precision, vector
 from .counts import Count
 from .coverage import coverage
 from .hardware import Machine
@@ -61,7 +61,7 @@ def simulate_layer(layer: LayerTrace, machine: Machine) -> LayerReport:
     bits = (layer.weight_bits, layer.input_bits, layer.output_bits, machine.memory.psum_bits)
     total = Total(
         counts=result.counts,
-        peak_macs_per_cycle=machine.array.peak_macs_per_cycle,
+        peak_macs_per_cycle=precision.peak_macs_per_cycle(layer, machine),
         bits=bits,
         sram_bytes=sram_bytes(result.counts, bits),
         energy_pj_by_component=energy.energy_pj(result.counts, machine, bits, numbers),
@@ -81,7 +81,7 @@ def add_totals(parts: Sequence[LayerReport | OperatorReport], machine: Machine) 
     widest = tuple(max(total.bits[i] for total in totals) for i in range(4))
     return Total(
         counts=np.sum([total.counts for total in totals], axis=0, dtype=np.int64),
-        peak_macs_per_cycle=machine.array.peak_macs_per_cycle,
+        peak_macs_per_cycle=max(total.peak_macs_per_cycle for total in totals),
         bits=(widest[0], widest[1], widest[2], widest[3]),
         sram_bytes=(sum(t.sram_bytes[0] for t in totals), sum(t.sram_bytes[1] for t in totals)),
         energy_pj_by_component=components,

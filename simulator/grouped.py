@@ -9,9 +9,11 @@ reference/grouped.py for the same on real operands.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 
 import numpy as np
 
+from . import precision
 from .counts import CAUSES
 from .errors import InputError
 from .hardware import Machine
@@ -24,6 +26,8 @@ from .workload import Conv2d, Gemm, Operation
 
 def run(layer: LayerTrace, machine: Machine, tiling: Tiling | None = None) -> LayerCounts:
     """Counts of one layer, a Gemm with groups included; InputError as the machine's model raises it."""
+    if machine.type_rates and (factor := precision.rate(layer, machine)) != 1:
+        return _at_rate(layer, machine, factor, tiling)
     engine = model(machine.model)
     if not in_groups(layer.operation):
         found: LayerCounts = engine.run(layer, machine, tiling)
@@ -49,6 +53,18 @@ def run(layer: LayerTrace, machine: Machine, tiling: Tiling | None = None) -> La
         assert refused is not None
         raise refused
     return min(tried, key=lambda total: int(total.counts[list(CAUSES)].sum()))
+
+
+def _at_rate(layer: LayerTrace, machine: Machine, factor: Fraction, tiling: Tiling | None) -> LayerCounts:
+    """The layer on an array that declares another rate for its operands' type."""
+    if factor > 1:
+        plain = machine.replace(type_rates=())
+        found = run(precision.packed(layer, int(factor), machine), plain, tiling)
+        counts = precision.unpacked_counts(found.counts, layer, int(factor))
+    else:
+        found = run(layer, precision.slower(machine, factor.denominator), tiling)
+        counts = precision.stretched(found.counts, factor.denominator)
+    return LayerCounts(counts, found.tiling, found.executed_as)
 
 
 def _added(parts: list[LayerCounts]) -> LayerCounts:

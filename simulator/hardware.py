@@ -144,7 +144,11 @@ class Vector:
 
 @dataclass(frozen=True)
 class Machine:
-    """A frozen accelerator description.  `array` is the model's own spec (machines/<model>.py, class Spec)."""
+    """A frozen accelerator description.  `array` is the model's own spec (machines/<model>.py, class Spec).
+
+    type_rates: products of a multiplier per cycle by operand type, "int4:2" or "fp32:1/4"; a type that is not named
+    runs at the array's own rate (precision.py).
+    """
 
     name: str
     model: str
@@ -154,6 +158,7 @@ class Machine:
     clock_hz: float = 1e9
     energy_table: str = "cacti_45nm"
     area_table: str = "cacti_45nm"
+    type_rates: tuple[str, ...] = ()
     description: str = ""
 
     def __post_init__(self) -> None:
@@ -236,6 +241,10 @@ def build(table: Mapping[str, Any], name: str, where: str = "") -> Machine:
         problems.append(f"clock_hz = {clock}; expected a finite frequency above 0")
     if problems:
         raise InputError.collect([InputError(text, where=_at(where, text.split(" ")[0])) for text in problems])
+    if parts[Machine].get("type_rates"):
+        from .precision import rates
+
+        rates(parts[Machine]["type_rates"])
     return Machine(memory=memory, vector=vector, array=array, **parts[Machine])
 
 

@@ -262,7 +262,8 @@ def sum_totals(totals: Iterable[Total]) -> Total:
             components[name] = components.get(name, 0.0) + picojoules
     bits = tuple(max(total.bits[i] for total in items) for i in range(4))
     return dataclasses.replace(
-        items[0], counts=np.sum([total.counts for total in items], axis=0, dtype=np.int64),
+        items[0], peak_macs_per_cycle=max(total.peak_macs_per_cycle for total in items),
+        counts=np.sum([total.counts for total in items], axis=0, dtype=np.int64),
         bits=(bits[0], bits[1], bits[2], bits[3]),
         sram_bytes=(sum(total.sram_bytes[0] for total in items), sum(total.sram_bytes[1] for total in items)),
         energy_pj_by_component=components, cycle_offset=sum(total.cycle_offset for total in items))

@@ -90,7 +90,7 @@ def moved(read_bits: int, written_bits: int, machine: Machine, types: tuple[int,
     memory = machine.memory
     counts = np.zeros(len(Count), dtype=np.int64)
     if memory.memory != "ideal":
-        burst = memory.dram_burst_bytes
+        burst = memory.burst_bytes
         read, written = (-(-bits // (8 * burst)) * burst for bits in (read_bits, written_bits))
         counts[Count.WEIGHT_DRAM_READ_BYTES], counts[Count.OUTPUT_DRAM_WRITE_BYTES] = read, written
         per, cycles = memory.bandwidth()
