@@ -258,9 +258,10 @@ class Layout:
     """Where tiles lie: a quarter of the addresses for each operand, tiles in the order of their first transfer."""
 
     def __init__(self, memory: Memory) -> None:
-        device = memory.device
-        whole = (device.rows * device.banks_per_group * device.bank_groups * device.columns * memory.channels
-                 * device.burst_bytes)
+        whole = 2**62  # a channel without banks has no size
+        if memory.memory == "dram":
+            device = memory.device
+            whole = device.rows * device.row_bytes * device.banks_per_group * device.bank_groups * memory.channels
         self.next = {name: whole // 4 * i for i, name in enumerate(("weight", "input", "output", "psum"))}
         self.known: dict[tuple[str, object], int] = {}
 

@@ -19,10 +19,11 @@ from ..mapping import Tiling
 from ..report import LayerCounts
 from ..trace import LayerTrace
 from ..workload import Gemm
+from .accesses import AccessLog
 from .buffers import InputHalf, OutputHalf, Space, WeightHalf
 from .channel import Channel, Job
 from .dram import Dram, Layout
-from .operands import Operands, prepare
+from .operands import Group, Operands, prepare
 from .output_stationary import OutputStationaryArray
 from .program import Fold, Load, Occupancy, Program, Step, compile_program, executed_weights, load_bits
 from .registers import COLUMN, SUM, Records, bubbles, row_type
@@ -62,6 +63,20 @@ def run(
     return LayerCounts(twin.final_counts(), tiling, executed_as), twin.output()
 
 
+def accesses(layer: LayerTrace, machine: Machine, tiling: Tiling, inputs: NDArray[np.int64],
+             weights: NDArray[np.int64], first: int, stop: int | None) -> tuple[NDArray[np.int64], int]:
+    """(accesses of the cycles [first, stop) as accesses.AccessLog.table has them, cycles that were stepped)."""
+    if machine.array.compact_channels and layer.weight_nnz == 0:
+        return np.zeros((0, 6), dtype=np.int64), 0
+    operands = prepare(layer, machine, inputs, weights)
+    twin = _Twin(layer, machine, operands, compile_program(operands, machine, tiling))
+    twin.log = AccessLog(operands, first)
+    now = 0
+    while (stop is None or now < stop) and not twin.step(now):
+        now += 1
+    return twin.log.table(), now
+
+
 def _left_out(layer: LayerTrace, tiling: Tiling) -> tuple[LayerCounts, NDArray[np.int64]]:
     """A layer that has lost all its channels takes no step at all."""
     counts = np.zeros(len(Count), dtype=np.int64)
@@ -85,6 +100,7 @@ class _Twin:
                       + spec.multiplier_latency + spec.accumulator_latency + spec.input_register + spec.output_register)
         self.quiet = self.depth
         self.arrivals: list[tuple[int, int, int]] | None = None
+        self.log: AccessLog | None = None
         self.sequencer = Sequencer(machine, program)
         self.counts = np.zeros(len(Count), dtype=np.int64)
         self.input_halves: dict[int, InputHalf] = {}
@@ -101,7 +117,7 @@ class _Twin:
             for name, capacity in (("input", memory.input_buffer_bytes), ("weight", memory.weight_buffer_bytes),
                                    ("output", memory.output_buffer_bytes))
         }
-        self.layout = Layout(memory) if memory.memory == "dram" else None
+        self.layout = Layout(memory)
         jobs = [] if self.ideal else self._jobs()
         self.channel: Channel | Dram
         if memory.memory == "dram":
@@ -114,6 +130,8 @@ class _Twin:
 
     def step(self, now: int) -> bool:
         """One clock edge and what settles before it; True when nothing was left to do."""
+        if self.log is not None:
+            self.log.now = now
         self.channel.settle(now)
         if self.sequencer.done and self.channel.idle:
             self._let_operands_run_out()
@@ -158,6 +176,8 @@ class _Twin:
             records["value"][:used, 0], records["live"][:used, 0] = value, value != 0
             records["fetched"][:used] = 1
             self._count_weight_reads(used)
+            if self.log is not None:
+                self.log.weights(self._group(fold), np.array(fold.rows), at)
             return records
         half = self._inputs(fold)
         if flow == "ws":
@@ -171,6 +191,10 @@ class _Twin:
             fetched = np.full(used, fetched_over_time[time])
         records["value"][:used], records["live"][:used], records["fetched"][:used] = value, live, fetched
         self.counts[Count.INPUT_SRAM_READS] += int(fetched.sum())
+        if self.log is not None:
+            pixels = np.full(used, at) if flow == "ws" else np.array(fold.rows)
+            chosen = candidates if flow == "ws" else np.tile(candidates[time], (used, 1))
+            self.log.inputs(self._group(fold), pixels, chosen, fetched)
         return records
 
     def _stationary_row(self, row: tuple[Fold, int] | None) -> Records:
@@ -198,6 +222,8 @@ class _Twin:
             value, live = self._inputs(fold).read(np.array(fold.cols), np.array(at))
             records["value"][:used], records["live"][:used] = value, live
             self.counts[Count.INPUT_SRAM_READS] += used
+            if self.log is not None:
+                self.log.inputs(self._group(fold), np.array(fold.cols), np.full((used, 1), at), np.ones(used, np.int64))
         return records
 
     def _column_vector(self, vector: tuple[Fold, int] | None) -> Records:
@@ -216,6 +242,8 @@ class _Twin:
         records["value"][: len(n)], records["live"][: len(n)] = value, value != 0
         records["choice"][: len(n)] = source - self.operands.bundle(k).start
         self._count_weight_reads(len(n))
+        if self.log is not None:
+            self.log.weights(self._group(fold), k, np.array(n))
 
     def _fill_placed(self, records: Records, fold: Fold, array_row: int) -> None:
         held = fold.placement
@@ -227,6 +255,8 @@ class _Twin:
         records["value"][:used][real], records["live"][:used][real] = value, value != 0
         records["choice"][:used] = held.choice[array_row]
         self.counts[Count.WEIGHT_SRAM_READS] += int(real.sum())
+        if self.log is not None:
+            self.log.placed(fold, self._group(fold), array_row)
         indices = int((real & held.indexed).sum())
         self.counts[Count.METADATA_SRAM_READ_BITS] += indices * (self.operands.lanes - 1).bit_length()
 
@@ -243,6 +273,9 @@ class _Twin:
     def _count_weight_reads(self, reads: int) -> None:
         self.counts[Count.WEIGHT_SRAM_READS] += reads
         self.counts[Count.METADATA_SRAM_READ_BITS] += reads * self.operands.metadata_bits
+
+    def _group(self, fold: Fold) -> Group:
+        return self.operands.groups[fold.group]
 
     def _inputs(self, fold: Fold) -> InputHalf:
         load = self.program.steps[fold.step].input
@@ -281,6 +314,10 @@ class _Twin:
         self._output_half(self.program.steps[fold.step].output).add(m, n, value)
         self.counts[Count.OUTPUT_SRAM_WRITES] += 1
         self.counts[Count.OUTPUT_SRAM_READS] += int(self.written[fold.group, m, n])
+        if self.log is not None:
+            if self.written[fold.group, m, n]:
+                self.log.outputs(self._group(fold), m, n, False)
+            self.log.outputs(self._group(fold), m, n, True)
         self.written[fold.group, m, n] = True
 
     def _output_half(self, stay: Occupancy) -> OutputHalf:
@@ -317,19 +354,24 @@ class _Twin:
 
         def begin() -> None:
             self.space[load.operand].take(size)
+            if self.log is not None:
+                self.log.dram(load.operand, address, False, size_moved)
             self.counts[count] += self._whole_bursts(size)
             self.counts[Count.METADATA_BYTES] += -(-metadata_bits // 8)
 
         def deliver() -> None:
             self._fill(load)
             elements = self._half_size(load)
+            if self.log is not None:
+                halves = self.weight_halves if load.operand == "weight" else self.input_halves
+                self.log.filled(halves[load.number])
             writes = Count.WEIGHT_SRAM_WRITES if load.operand == "weight" else Count.INPUT_SRAM_WRITES
             self.counts[writes] += elements
             self.counts[Count.METADATA_SRAM_WRITE_BITS] += metadata_bits
             self.sizes[load.operand, load.number] = size
 
         size_moved = self._whole_bursts(size)
-        address = self.layout.address(load.operand, load.tile, size_moved) if self.layout else 0
+        address = self.layout.address(load.operand, load.tile, size_moved)
         return [Job(size_moved, True, self._half_is_free(load), begin, deliver, address)]
 
     def _half_is_free(self, load: Load) -> Callable[[], bool]:
@@ -349,13 +391,17 @@ class _Twin:
             def begin_psum() -> None:
                 self._output_half(stay)
                 self.counts[Count.PSUM_DRAM_READ_BYTES] += size
+                if self.log is not None:
+                    self.log.dram("psum", address, False, size)
 
             def deliver_psum() -> None:
                 self._output_half(stay).sums[:] = self.dram[at]
                 self.counts[Count.OUTPUT_SRAM_WRITES] += elements
+                if self.log is not None:
+                    self.log.output_tile(self.operands.groups[tile.group], tile.m, tile.n, True)
                 stay.arrived = True
 
-            address = self.layout.address("psum", tile, size) if self.layout else 0
+            address = self.layout.address("psum", tile, size)
             return Job(size, True, lambda: older < 0 or self.program.outputs[older].stored, begin_psum, deliver_psum,
                        address)
         if stay.complete:
@@ -364,6 +410,9 @@ class _Twin:
         def begin_store() -> None:
             self.dram[at] = self._output_half(stay).sums
             self.counts[Count.OUTPUT_SRAM_READS] += elements
+            if self.log is not None:
+                self.log.output_tile(self.operands.groups[tile.group], tile.m, tile.n, False)
+                self.log.dram(region, address, True, size)
             self.counts[Count.OUTPUT_DRAM_WRITE_BYTES if stay.complete else Count.PSUM_DRAM_WRITE_BYTES] += size
 
         def deliver_store() -> None:
@@ -372,7 +421,7 @@ class _Twin:
             self.space["output"].give(self._output_bytes(stay, memory.psum_bits))
 
         region = "output" if stay.complete else "psum"
-        address = self.layout.address(region, tile, size) if self.layout else 0
+        address = self.layout.address(region, tile, size)
         return Job(size, False, lambda: self._may_be_stored(stay), begin_store, deliver_store, address)
 
     def _fill(self, load: Load) -> None:
