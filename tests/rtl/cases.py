@@ -17,7 +17,7 @@ from simulator.counts import CAUSES
 from simulator.mapping import Tiling
 from simulator.reference import systolic as reference
 
-from .machines import Array, Ints, Seen
+from .machines import LEVELS, Array, Ints, Seen
 
 MOST_TILES = 6
 
@@ -39,6 +39,8 @@ class Case:
 
 def draw(array: Array, rng: np.random.Generator, folds: int, length: int, whole: bool = False) -> Case:
     """A case of `folds` tiles that stream `length` vectors each; `whole` tiles have no ragged edge."""
+    if array.by_tile:
+        return _covered(array, rng, folds, length, whole)
     down = int(rng.choice([part for part in range(1, folds + 1) if folds % part == 0]))
     held_rows = _extent(rng, down, array.rows, whole)
     held_cols = _extent(rng, folds // down, array.cols, whole)
@@ -52,6 +54,43 @@ def draw(array: Array, rng: np.random.Generator, folds: int, length: int, whole:
     return Case(inputs, np.where(mask := _conforming(array, rng, (k, n)), weights, 0), mask)
 
 
+def _covered(array: Array, rng: np.random.Generator, folds: int, length: int, whole: bool) -> Case:
+    """Blocks of one n of LEVELS each, or dense; columns of blocks differ in their order, but not in the last block."""
+    down = int(rng.choice([part for part in range(1, folds + 1) if folds % part == 0]))
+    levels: list[int] = []
+    while sum(levels) < down:
+        levels.append(int(rng.choice([level for level in (*LEVELS, array.of) if sum(levels) + level <= down])))
+    last = array.rows * array.of
+    while not whole and _slots(array, last - 1, levels[-1]) > (levels[-1] - 1) * array.rows and rng.random() < 0.7:
+        last -= 1  # still as many folds
+    n = _extent(rng, folds // down, array.cols, whole)
+    columns = []
+    for first in range(0, n, array.cols):
+        ordered = [*rng.permutation(levels[:-1]).astype(int).tolist(), levels[-1]]
+        heights = [array.rows * array.of] * (len(levels) - 1) + [last]
+        blocks = [_block(array, rng, height, min(array.cols, n - first), level)
+                  for height, level in zip(heights, ordered, strict=True)]
+        columns.append(np.concatenate(blocks))
+    mask = np.concatenate(columns, axis=1)
+    values = rng.integers(1, 128, mask.shape) * rng.choice(np.array([-1, 1]), mask.shape)
+    return Case(rng.integers(-128, 128, (length, len(mask))), np.where(mask, values, 0), mask)
+
+
+def _slots(array: Array, height: int, level: int) -> int:
+    return height // array.of * level + min(height % array.of, level)
+
+
+def _block(array: Array, rng: np.random.Generator, height: int, width: int, level: int) -> NDArray[np.bool_]:
+    """bool[height, width]: at most `level` in a group of `of` rows, and in one group all of them."""
+    mask = np.zeros((height, width), dtype=bool)
+    for first in range(0, height, array.of):
+        size = min(array.of, height - first)
+        for col in range(width):
+            most = level if first == 0 and col == 0 else int(rng.integers(0, level + 1))
+            mask[first + rng.permutation(size)[:most], col] = True
+    return mask
+
+
 def _extent(rng: np.random.Generator, folds: int, size: int, whole: bool) -> int:
     return folds * size - (0 if whole else int(rng.integers(0, size)))
 
@@ -63,12 +102,13 @@ def _rows_for(array: Array, rng: np.random.Generator, slots: int) -> int:
 
 
 def _conforming(array: Array, rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """At most `keep` of every `of` rows, fewer here and there, and exactly `keep` in the first group."""
+    """At most `keep` of every `of` rows, fewer here and there, and exactly `keep` in the first group of each tile."""
     mask = np.zeros(shape, dtype=bool)
     for first in range(0, shape[0], array.of):
         rows = np.arange(first, min(first + array.of, shape[0]))
         for col in range(shape[1]):
-            count = array.keep if first == 0 else int(rng.integers(0, array.keep + 1))
+            first_of_tile = first // array.of % (array.rows // array.keep) == 0
+            count = array.keep if first_of_tile else int(rng.integers(0, array.keep + 1))
             mask[rng.permutation(rows)[:count], col] = True
     return mask
 

@@ -7,6 +7,7 @@ from docs/model.md 1.1 and 1.2 and share nothing with the simulator.  Building a
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +22,17 @@ from .verilated import build, clock
 Ints = NDArray[np.int64]
 
 
+LEVELS = (1, 2)
+"""What a tile of an array with `by_tile` may keep of a group; all of it is the last resort."""
+
+
 @dataclass(frozen=True)
 class Array:
-    """Size, registers and scheme of an array; flow is ws, is or os, and keep:of its n:m (1:1 = dense)."""
+    """Size, registers and scheme of an array; flow is ws, is or os, and keep:of its n:m (1:1 = dense).
+
+    by_tile: every weight tile has its own n of LEVELS.  That takes the hardware of 1:of, where each row has `of` inputs
+    of its own: what streams past neighbouring rows may be the same group.
+    """
 
     flow: str
     rows: int
@@ -38,12 +47,13 @@ class Array:
     drain: str = "overlapped"
     keep: int = 1
     of: int = 1
+    by_tile: bool = False
 
     def __str__(self) -> str:
         registers = (f"a{self.activation_hop}p{self.psum_hop}m{self.multiplier}"
                      f"i{self.input_register}o{self.output_register}")
         scheme = f"{self.drain}-l{self.accumulator}" if self.flow == "os" else f"{self.weight_buffers}buffers"
-        compact = f"-{self.keep}of{self.of}" if self.of > 1 else ""
+        compact = f"-{'n' if self.by_tile else self.keep}of{self.of}" if self.of > 1 else ""
         return f"{self.flow}{compact}-{self.rows}x{self.cols}-{scheme}-{registers}"
 
     @property
@@ -65,6 +75,8 @@ class Array:
     def machine(self) -> Machine:
         """The simulator's description, array alone."""
         fields: dict[str, Any] = {"nm": (f"{self.keep}:{self.of}",)} if self.of > 1 else {}
+        if self.by_tile:
+            fields = {"nm": tuple(f"{level}:{self.of}" for level in LEVELS), "nm_cover": "tile"}
         spec = Spec(
             rows=self.rows, cols=self.cols, dataflow=self.flow, activation_hop_registers=self.activation_hop,
             psum_hop_registers=self.psum_hop, multiplier_latency=self.multiplier,
@@ -104,11 +116,16 @@ def tiles_of(array: Array, inputs: Ints, weights: Ints) -> Tiles:
         return _accumulating_tiles(array, inputs, weights)
     if array.flow == "is":
         return _stationary_tiles(array, weights.T, inputs.T, np.zeros_like(inputs.T))
+    if array.by_tile:
+        return _covered_tiles(array, inputs, weights)
     return _stationary_tiles(array, inputs, *compacted(array, weights))
 
 
 def compacted(array: Array, weights: Ints) -> tuple[Ints, Ints]:
-    """(values, indices), both [slots, n]: per column and group of `of` rows, `keep` slots, zeros behind the kept."""
+    """(values, indices), both [slots, n]: per column and group of `of` rows, `keep` slots in order of row.
+
+    Which zeros fill a group that has fewer nonzeros, its first, decides in which of two folds a nonzero stands.
+    """
     if array.of == 1:
         return weights, np.zeros_like(weights)
     k, n = weights.shape
@@ -116,7 +133,8 @@ def compacted(array: Array, weights: Ints) -> tuple[Ints, Ints]:
     values, indices = np.zeros((slots, n), dtype=np.int64), np.zeros((slots, n), dtype=np.int64)
     for col in range(n):
         for group, first in enumerate(range(0, k, array.of)):
-            kept = np.flatnonzero(weights[first : first + array.of, col])
+            part = weights[first : first + array.of, col]
+            kept = np.sort([*np.flatnonzero(part), *np.flatnonzero(part == 0)][: array.keep])
             at = group * array.keep + np.arange(len(kept))
             values[at, col], indices[at, col] = weights[first + kept, col], kept
     return values, indices
@@ -138,6 +156,29 @@ def _stationary_tiles(array: Array, streamed: Ints, values: Ints, indices: Ints)
             places.append((slice(0, length), slice(col, min(col + array.cols, values.shape[1]))))
     return Tiles(np.stack(rows).astype(np.uint8), np.stack(cols).astype(np.uint16), places,
                  (length, values.shape[1]))
+
+
+def _covered_tiles(array: Array, streamed: Ints, weights: Ints) -> Tiles:
+    """Blocks of rows * of rows of k, each at the least n that holds its groups (docs/model.md 1.8)."""
+    length, height = len(streamed), array.rows * array.of
+    rows, cols, places = [], [], []
+    for col in range(0, weights.shape[1], array.cols):
+        for first in range(0, weights.shape[0], height):
+            block, inputs = weights[first : first + height, col : col + array.cols], streamed[:, first : first + height]
+            most = max(int((block[at : at + array.of] != 0).sum(axis=0).max()) for at in range(0, len(block), array.of))
+            keep, of = next(((level, array.of) for level in LEVELS if most <= level), (1, 1))
+            values, indices = compacted(dataclasses.replace(array, keep=keep, of=of), block)
+            for slot in range(0, len(values), array.rows):
+                lanes = np.zeros((length, array.rows, array.of), dtype=np.int64)
+                for row in range(min(array.rows, len(values) - slot)):
+                    group = inputs[:, (slot + row) // keep * of : (slot + row) // keep * of + of]
+                    lanes[:, row, : group.shape[1]] = group
+                words = (values[slot : slot + array.rows] & 0xFF) | indices[slot : slot + array.rows] << 8
+                rows.append(lanes.reshape(length, -1) & 0xFFFF)
+                cols.append(_padded(words, (array.rows, array.cols))[::-1])
+                places.append((slice(0, length), slice(col, min(col + array.cols, weights.shape[1]))))
+    return Tiles(np.stack(rows).astype(np.uint8), np.stack(cols).astype(np.uint16), places,
+                 (length, weights.shape[1]))
 
 
 def _accumulating_tiles(array: Array, inputs: Ints, weights: Ints) -> Tiles:
@@ -209,4 +250,6 @@ ARRAYS = [
     Array("ws", 3, 4, **SLOW, keep=1, of=4),
     Array("ws", 4, 2, keep=2, of=8, psum_hop=2),
     Array("ws", 3, 2, keep=3, of=5, input_register=1),
+    Array("ws", 3, 4, keep=1, of=4, by_tile=True),
+    Array("ws", 4, 3, **SLOW, keep=1, of=4, by_tile=True, weight_buffers=1),
 ]
