@@ -1,12 +1,14 @@
 """How much: from one final sparsity to a density for every layer.
 
-Local gives each layer the same share; global lets the units of all layers compete in one ranking; a table
-of name patterns gives each its own.  n:m structures fix their own density and never enter a ranking.
-What it leaves out: budgets in cycles or joules, which selection.py solves.  Read pruner.py next.
+Local gives each layer the same share; global lets the units of all layers compete in one ranking; ERK
+gives small layers more; a table of name patterns gives each its own.  n:m structures fix their own
+density and never enter a ranking.  What it leaves out: budgets in cycles or joules, which selection.py
+solves.  Read pruner.py next.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 
@@ -61,3 +63,25 @@ def global_densities(units: Mapping[str, tuple[Tensor, Tensor]], density: float)
     kept &= seed | ~torch.isneginf(mean)  # what is already pruned stays so, even where a small unit would still fit
     shares = torch.split(kept, [len(item) for item in means])
     return {name: int(share.sum()) / len(share) for name, share in zip(units, shares, strict=True)}
+
+
+def erk_densities(shapes: Mapping[str, tuple[int, ...]], density: float) -> dict[str, float]:
+    """Erdos-Renyi-Kernel: layer densities in proportion to (out + in + kh + kw) / (out in kh kw), `density` over all.
+
+    shapes: layer -> shape of its weight.  A layer that would exceed 1 is dense and the rest share what is left (Evci et
+    al., ICML 2020, as in the authors' released code; without kernels it is Mocanu's Erdos-Renyi).
+    """
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    raw = {name: sum(shape) / sizes[name] for name, shape in shapes.items()}
+    dense: set[str] = set()
+    budget = density * sum(sizes.values())
+    while True:
+        rest = [name for name in shapes if name not in dense]
+        if not rest:
+            return dict.fromkeys(shapes, 1.0)
+        scale = (budget - sum(sizes[name] for name in dense)) / sum(raw[name] * sizes[name] for name in rest)
+        over = {name for name in rest if scale * raw[name] > 1.0}
+        if not over:
+            return {name: 1.0 if name in dense else scale * raw[name] for name in shapes}
+        # only the fullest is fixed at a time: fixing one lowers the share of the others
+        dense.add(max(over, key=lambda name: raw[name]))

@@ -81,6 +81,7 @@ class PruneConfig(Section):
     sparsity: Share | None = None
     criterion: str | None = None
     scope: str | dict[str, float] = "local"
+    regrow: str | dict[str, str | float | int] | None = None
     skip: Texts | None = None
     update_every: Annotated[int | None, Field(ge=1)] = None
 

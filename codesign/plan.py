@@ -15,6 +15,7 @@ from torch import nn
 from simulator.errors import InputError
 from simulator.structure import CHANNEL, DENSE, Structure, parse
 
+from .budgets import density_of, erk_densities
 from .coupling import ChannelGroup, channel_groups
 from .layers import Layer, execution_order, kept_by_default, match, prunable
 from .settings import PrunerConfig
@@ -80,6 +81,8 @@ def make_plan(
         groups: tuple[tuple[ChannelGroup, float], ...] = ()
     else:
         wanted, reasons = _wanted(config, layers, kept)
+        if config.scope == "erk":
+            _share_by_shape_(wanted, layers)
         groups = _coupled(model, example_inputs, wanted, reasons, default)
         chosen = wanted
     if not chosen and not groups:
@@ -150,6 +153,16 @@ def _wanted(
                              expected=f"at least {least:.4g}, what its fixed part removes")
         wanted[name] = (structure, float(sparsity))
     return wanted, reasons
+
+
+def _share_by_shape_(wanted: dict[str, tuple[Structure, float]], layers: Mapping[str, Layer]) -> None:
+    """Replace one sparsity for all by those of ERK with the same number of weights in total."""
+    own = {name for name, (structure, _) in wanted.items() if structure.density_on(9) is None and structure != CHANNEL}
+    for structure_sparsity in {wanted[name][1] for name in own}:
+        same = [name for name in own if wanted[name][1] == structure_sparsity]
+        shapes = {name: tuple(layers[name].weight.shape) for name in sorted(same)}
+        for name, density in erk_densities(shapes, density_of(structure_sparsity)).items():
+            wanted[name] = (wanted[name][0], 1.0 - density)
 
 
 def _coupled(

@@ -28,6 +28,7 @@ from .gradual import project_part_way
 from .layers import prunable
 from .masks import apply_mask_, check_masks, pack, unpack
 from .plan import Plan, make_plan
+from .regrowth import parse_regrowth, random_growth, regrown
 from .schedules import parse_schedule
 from .settings import UPDATES_PER_TRAINING, PrunerConfig
 from .state import SCHEMA, check_state
@@ -81,6 +82,9 @@ class Pruner:
         self._kept_channels: list[Tensor | None] = [None] * len(self._plan.groups)
         self._scores: dict[str, Tensor] = {}
         self._given_scores = False
+        self._regrowth = None if self.config.regrow is None else parse_regrowth(self.config.regrow)
+        self._growth: dict[str, Tensor] = {}
+        self._nested = getattr(self._schedule, "nested", True)
         self._steps = 0
         self._progress = 0.0
         self._share = 0.0
@@ -149,6 +153,8 @@ class Pruner:
             self._select_if_due(now)
         elif self._due(now):
             self._update(self._schedule_share(now), "update")
+        if self._growth:
+            self._regrow(now)
         if self.optimizer is None:
             self.apply_masks_()
 
@@ -263,7 +269,10 @@ class Pruner:
 
     def _due(self, now: float) -> bool:
         """True where the schedule asks for more than there is, at an update step or at the schedule's end."""
-        if self._frozen or (share := self._schedule_share(now)) <= self._share:
+        share = self._schedule_share(now)
+        if not self._nested and not self._frozen and share != self._share:
+            return True
+        if self._frozen or share <= self._share:
             return False
         if share >= 1.0:
             return True
@@ -295,7 +304,9 @@ class Pruner:
 
     @torch.no_grad()
     def _update(self, share: float, event: str) -> None:
-        """Project every layer to the sparsity due at `share`; what is pruned stays pruned."""
+        """Project every layer to the sparsity due at `share`; of a nested schedule, what is pruned stays pruned."""
+        if not self._nested:
+            self._start_again_()
         if self._criterion.probe is not None and not self._given_scores:
             self._scores = dict(self._criterion.probe(self.model, *self._probe))
         scores = {name: self._score(name) for name in self._scored_layers()}
@@ -326,6 +337,31 @@ class Pruner:
         self._share = share
         self._install(masks)
         self._log(event, self._progress, share)
+
+    def _start_again_(self) -> None:
+        """No masks, and no momentum of the phase before."""
+        self._masks, self._dropped = {}, {}
+        self._kept_channels = [None] * len(self._plan.groups)
+        if self.optimizer is not None:
+            for name in self._scored_layers():
+                parameter = self._parameter(name)
+                for value in self.optimizer.state.get(parameter, {}).values():
+                    if isinstance(value, Tensor) and value.shape == parameter.shape:
+                        value.zero_()
+
+    def _regrow(self, now: float) -> None:
+        """Let a share of each layer's kept units change places with those that `_growth` favours."""
+        assert self._regrowth is not None
+        share, changed = self._regrowth.share(now), 0
+        masks = dict(self._masks)
+        for name, growth in self._growth.items():
+            structure, _ = self._plan.layers[name]
+            before = masks[name]
+            masks[name] = regrown(before, self._score(name), growth, structure, share, self._criterion.pool)
+            changed += int((masks[name] & ~before).sum())
+        self._growth = {}
+        self._install(masks)
+        self._log("regrow", now, self._share, regrown=changed)
 
     def _due_mask(self, name: str, score: Tensor, densities: Mapping[str, float], share: float) -> Tensor:
         structure, sparsity = self._plan.layers[name]
@@ -384,11 +420,25 @@ class Pruner:
                 score = self._criterion.score(layer.weight.detach(), layer.weight.grad)
                 self._scores[name] = running_mean(self._scores.get(name), score, self._criterion.memory)
 
+    def _look_for_growth(self) -> None:
+        """Remember what would grow, where the coming step is one that regrows."""
+        rule = self._regrowth
+        if rule is None or self._frozen or (self._steps + 1) % rule.every or not rule.share(self._progress):
+            return
+        masked = [name for name in self._plan.layers if name in self._masks]
+        for name in masked:
+            weight = self._layers[name].weight
+            if rule.by == "random":
+                self._growth[name] = random_growth(weight)
+            elif weight.grad is not None:
+                self._growth[name] = weight.grad.detach().abs().clone()
+
     # Apply
 
     def _before_optimizer_step(self, *_: Any) -> None:
         # here the weight and the gradient belong together, and a later zero_grad() has not cleared it yet
         self._observe()
+        self._look_for_growth()
 
     def _after_optimizer_step(self, *_: Any) -> None:
         self.apply_masks_()

@@ -1,8 +1,8 @@
 """When to prune: the share of the final sparsity that is due at a progress through training.
 
 A schedule is a pure function of progress in [0, 1] that ends at exactly 1; how much the final sparsity is,
-and for which layer, is not its business.  What it leaves out: regrowth, and rates of learning.  Read
-budgets.py next.
+and for which layer, is not its business.  What it leaves out: which weights come back (regrowth.py), and
+rates of learning.  Read budgets.py next.
 
 Formulas and defaults: one-cycle from arXiv 2107.02086 (alpha 14, beta 5; the fasterai library ships beta
 6), AGP from arXiv 1710.01878, start points from the one-cycle author's comparison on an equal budget.
@@ -108,6 +108,80 @@ class OneCycle:
         return (1.0 + math.exp(self.beta - self.alpha)) / (1.0 + math.exp(self.beta - self.alpha * progress))
 
 
+@dataclass(frozen=True)
+class Era:
+    """Nothing before `start`, all from `end` on, and in between t'^`power` reversed: 1 linear, 3 cubic as in AGP.
+
+    Campfire's era: first epoch and last epoch of pruning as shares of training, the structure fixed after it.
+    """
+
+    start: float = 0.0
+    end: float = 0.5
+    power: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_start(self.start)
+        if isinstance(self.end, bool) or not isinstance(self.end, int | float) or not self.start < self.end <= 1.0:
+            raise InputError(f"end = {self.end!r}", where="schedule",
+                             expected=f"a share of training above start = {self.start}, up to 1")
+        if isinstance(self.power, bool) or not isinstance(self.power, int | float) or not 0 < self.power <= 10:
+            raise InputError(f"power = {self.power!r}", where="schedule", expected="a number above 0, up to 10")
+
+    def __call__(self, progress: float) -> float:
+        """1 - (1 - t')^power, t' the share of the era that is over."""
+        passed = min(1.0, max(0.0, (progress - self.start) / (self.end - self.start)))
+        return 1.0 - (1.0 - passed) ** self.power
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Half a cosine from `start` to the end: slow, fast, slow."""
+
+    start: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_start(self.start)
+
+    def __call__(self, progress: float) -> float:
+        """(1 - cos(pi t')) / 2."""
+        return (1.0 - math.cos(math.pi * _since(progress, self.start))) / 2.0 if progress < 1.0 else 1.0
+
+
+@dataclass(frozen=True)
+class Alternate:
+    """AC/DC (Peste et al., NeurIPS 2021): dense until `warmup`, then compressed and dense phases in turn.
+
+    period: length of a phase as a share of training.  From `finish` on it stays compressed.  The share goes down again:
+    the pruner drops its masks in dense phases and makes new ones after, and resets momentum at each switch.
+    """
+
+    warmup: float = 0.1
+    period: float = 0.05
+    finish: float = 0.75
+
+    def __post_init__(self) -> None:
+        _check_start(self.warmup)
+        for name, low in (("period", 0.0), ("finish", self.warmup)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < 1.0:
+                raise InputError(f"{name} = {value!r}", where="schedule", expected=f"a share of training above {low}, "
+                                 "below 1")
+
+    @property
+    def nested(self) -> bool:
+        """False: what is pruned may come back."""
+        return False
+
+    def __call__(self, progress: float) -> float:
+        """1 in compressed phases, 0 in dense ones."""
+        if progress >= self.finish:
+            return 1.0
+        if progress < self.warmup:
+            return 0.0
+        # 1e-9: three periods of 0.05 may come out a rounding below 0.15, and must not repeat a phase's first step
+        return float((int((progress - self.warmup) / self.period + 1e-9) % 2) == 0)
+
+
 SCHEDULES: dict[str, Schedule] = {
     "constant": Constant(),
     "one_shot": OneShot(),
@@ -115,6 +189,11 @@ SCHEDULES: dict[str, Schedule] = {
     "agp": Agp(),
     "one_cycle": OneCycle(),
     "one_cycle_fasterai": OneCycle(alpha=14.0, beta=6.0),
+    "linear": Era(0.0, 1.0),
+    "era": Era(),
+    "cubic_era": Era(power=3.0),
+    "cosine": Cosine(),
+    "alternate": Alternate(),
 }
 
 

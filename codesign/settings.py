@@ -15,6 +15,7 @@ from simulator.structure import Structure, parse
 
 from .budgets import check_sparsity
 from .criteria import Criterion, parse_criterion
+from .regrowth import Regrowth, parse_regrowth
 from .schedules import parse_schedule
 
 UPDATES_PER_TRAINING = 100
@@ -28,7 +29,9 @@ class PrunerConfig:
     first, layers that no pattern names stay dense.  schedule: when, a name of SCHEDULES, {"name": ...,
     parameter: value} or a function.  sparsity: how much in the end, the share of units removed; n:m fixes
     its own.  criterion: which weights, a name of CRITERIA or a function; None = "magnitude", or "fisher"
-    with a hardware cost.  scope: "local", "global" (one ranking) or {layer pattern: sparsity}.  skip:
+    with a hardware cost.  scope: "local", "global" (one ranking), "erk" (layer densities by their shape,
+    Erdos-Renyi with kernels) or {layer pattern: sparsity}.  regrow: which weights come back, a name of REGROWTHS or
+    {"name": ..., parameter: value}; None = none.  skip:
     patterns of layers that stay dense; None = the first convolution and the final classifier, () = none.
     total_steps: optimizer steps of the whole training, which the schedule needs.  update_every: steps
     between two mask updates; None = a hundred updates in all.  select_at: progress at which a hardware cost
@@ -40,6 +43,7 @@ class PrunerConfig:
     sparsity: float | None = None
     criterion: str | Criterion | Callable[..., Any] | None = None
     scope: str | Mapping[str, float] = "local"
+    regrow: str | Mapping[str, Any] | Regrowth | None = None
     skip: tuple[str, ...] | None = None
     total_steps: int | None = None
     update_every: int | None = None
@@ -103,18 +107,26 @@ class PrunerConfig:
         parse_schedule(self.schedule)
         if self.criterion is not None:
             parse_criterion(self.criterion)
+        if self.regrow is not None:
+            parse_regrowth(self.regrow)
+            named = self.structure.values() if isinstance(self.structure, Mapping) else [self.structure]
+            fixed = [str(text) for text in named if parse(text).density_on(9) is not None or parse(text).outer]
+            if fixed:
+                raise InputError(f"regrow with structure {fixed[0]!r}", where="pruner config",
+                                 expected="structures whose density the schedule sets",
+                                 fix='for n:m, the recipe "sr_ste" lets weights come back')
 
     def _check_sparsity(self) -> None:
         where = "pruner config"
         if isinstance(self.scope, Mapping):
             for pattern, value in self.scope.items():
                 check_sparsity(value, f"{where}, scope[{pattern!r}]")
-        elif self.scope not in ("local", "global"):
+        elif self.scope not in ("local", "global", "erk"):
             raise InputError(
                 f"scope {self.scope!r}",
                 where=where,
-                expected='"local", "global" or {layer pattern: sparsity}',
-                fix=nearest(str(self.scope), ["local", "global"]),
+                expected='"local", "global", "erk" or {layer pattern: sparsity}',
+                fix=nearest(str(self.scope), ["local", "global", "erk"]),
             )
         if self.sparsity is not None:
             check_sparsity(self.sparsity, where)

@@ -61,7 +61,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def train(
-    config: dict[str, object], optimizer: str = "sgd", example: bool = False
+    config: dict[str, object], optimizer: str = "sgd", example: bool = False, steps: int = STEPS
 ) -> tuple[Net, Pruner, torch.optim.Optimizer]:
     """A short training, checking after every step that nothing pruned has a value or a momentum, or comes back."""
     torch.manual_seed(0)
@@ -72,17 +72,18 @@ def train(
         if optimizer == "sgd"
         else torch.optim.Adam(model.parameters(), 0.01, amsgrad=True)
     )
-    pruner = Pruner(model, {"total_steps": STEPS, **config}, optimizer=made, example_inputs=x if example else None,
+    pruner = Pruner(model, {"total_steps": steps, **config}, optimizer=made, example_inputs=x if example else None,
                     probe=(x, y))
     before: dict[str, Tensor] = {}
-    for _ in range(STEPS):
+    for _ in range(steps):
         F.cross_entropy(model(x), y).backward()
         made.step()
         made.zero_grad()
         pruner.step()
         masks = {**pruner.masks, **pruner.parameter_masks}
         for name, mask in masks.items():
-            assert not (mask & ~before.get(name, torch.ones_like(mask))).any(), f"{name} came back"
+            came_back = (mask & ~before.get(name, torch.ones_like(mask))).any()
+            assert not came_back or config.get("schedule") == "alternate", f"{name} came back"
             parameter = pruner._parameter(name)
             assert not parameter[~mask].any()
             for state in made.state[parameter].values():
@@ -99,7 +100,7 @@ def train(
 def test_realised_equals_requested_and_masks_conform(structure: str, criterion: str, schedule: str) -> None:
     sparsity = STRUCTURES[structure]
     model, pruner, _ = train(
-        {"structure": structure, "criterion": criterion, "schedule": schedule, "sparsity": sparsity}
+        {"structure": structure, "criterion": criterion, "schedule": schedule, "sparsity": sparsity}, steps=5
     )
     pattern = parse(structure)
     assert set(pruner.masks) == ({"conv2"} if structure in ONLY_CONVOLUTIONS else {"conv2", "fc1"})

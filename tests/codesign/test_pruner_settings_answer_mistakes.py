@@ -21,7 +21,7 @@ def net() -> nn.Sequential:
         ({"sparisty": 0.5}, "unknown key 'sparisty'.*did you mean 'sparsity'"),
         ({"structure": "2;4"}, "unknown structure '2;4'"),
         ({"schedule": "one-cycle", "sparsity": 0.5}, "did you mean 'one_cycle'"),
-        ({"criterion": "taylor", "sparsity": 0.5}, "did you mean 'taylor_squared'"),
+        ({"criterion": "taylor_square", "sparsity": 0.5}, "did you mean 'taylor_squared'"),
         ({"scope": "globl", "sparsity": 0.5}, "did you mean 'global'"),
         ({"sparsity": 1.5}, r"sparsity 1.5; expected a share of weights removed, in \[0, 1\)"),
         ({"structure": "2:4", "sparsity": 0.8}, "expected 0.5, which this structure fixes"),

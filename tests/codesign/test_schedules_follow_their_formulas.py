@@ -26,7 +26,7 @@ def test_presets_are_the_papers_and_the_librarys() -> None:
     assert SCHEDULES["one_cycle_fasterai"] == OneCycle(14.0, 6.0)
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", [name for name, known in SCHEDULES.items() if getattr(known, "nested", True)])
 def test_every_schedule_ends_at_exactly_one_and_never_goes_back(name: str) -> None:
     shares = [SCHEDULES[name](i / 1000) for i in range(1001)]
     assert shares[-1] == 1.0
@@ -82,3 +82,21 @@ def test_a_function_or_a_dotted_path_is_a_schedule() -> None:
 def test_mistakes_name_what_is_wrong(given: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_schedule(given)  # type: ignore[arg-type]
+
+
+def test_an_era_begins_and_ends_where_it_says_and_is_a_line_or_a_cubic_between() -> None:
+    line, cubic = parse_schedule({"name": "era", "start": 0.2, "end": 0.6}), SCHEDULES["cubic_era"]
+    assert [line(t) for t in (0.0, 0.2, 0.6, 0.9, 1.0)] == [0.0, 0.0, 1.0, 1.0, 1.0]
+    assert line(0.4) == pytest.approx(0.5)
+    assert cubic(0.25) == pytest.approx(1 - 0.5**3) and cubic(0.5) == 1.0
+
+
+def test_a_cosine_is_slow_at_both_ends() -> None:
+    schedule = SCHEDULES["cosine"]
+    assert schedule(0.5) == pytest.approx(0.5) and schedule(0.25) == pytest.approx((1 - 2**-0.5) / 2)
+
+
+def test_alternation_ends_compressed_and_has_dense_phases_of_the_same_length() -> None:
+    schedule = parse_schedule({"name": "alternate", "warmup": 0.1, "period": 0.1, "finish": 0.7})
+    assert [schedule(t) for t in (0.05, 0.1, 0.19, 0.2, 0.29, 0.3, 0.45, 0.65, 0.7, 0.8, 1.0)] == [
+        0, 1, 1, 0, 0, 1, 0, 0, 1, 1, 1]
