@@ -16,7 +16,9 @@ from pydantic import ValidationError
 
 from simulator.errors import InputError, nearest
 
-RECIPES: dict[str, str] = {}
+RECIPES: dict[str, str] = {
+    "sr_ste": "codesign.recipes.sr_ste",
+}
 """Name in a configuration -> module."""
 
 
