@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from simulator.errors import InputError, nearest
 
 RECIPES: dict[str, str] = {
+    "clicktrain": "codesign.recipes.clicktrain",
     "sr_ste": "codesign.recipes.sr_ste",
 }
 """Name in a configuration -> module."""
