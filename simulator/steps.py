@@ -7,7 +7,8 @@ time line of its own.  docs/model.md section 2 is the text, reference/steps.py t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from contextvars import ContextVar
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,10 @@ from .hardware import Memory
 
 Ints = NDArray[np.int64]
 OPERANDS = ("weight", "input", "output")
+
+
+# Where set, `play` adds what it plays: the time line of a layer is drawn from the steps that its model made.
+PLAYED: ContextVar[list[Steps] | None] = ContextVar("PLAYED", default=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,21 +81,38 @@ def play(steps: Steps, memory: Memory) -> Ints:
     if memory.memory == "ideal" or not len(steps):
         return counts
     check_fits(steps, memory)
+    steps = crossing(steps, memory)
     from . import dram
+    from . import steps_kernel as kernel
+
+    _require_countable(steps, memory, *memory.bandwidth())
+    if (heard := PLAYED.get()) is not None:
+        heard.append(steps)
+    kernel.timeline(parameters(memory), *dram.arguments(memory), steps.weight_bytes, steps.input_bytes,
+                    steps.output_bytes, steps.cycles, counts)
+    if steps.metadata_bytes is not None:
+        counts[Count.METADATA_BYTES] = steps.metadata_bytes.sum()
+    return counts
+
+
+def parameters(memory: Memory) -> Ints:
+    """The memory as steps_kernel.timeline takes it."""
     from . import steps_kernel as kernel
 
     p = np.zeros(kernel.PARAMETERS, dtype=np.int64)
     for index, operand in ((kernel.HALVES_W, "weight"), (kernel.HALVES_I, "input"), (kernel.HALVES_O, "output")):
         p[index] = _halves(memory, operand)
-    moved, per = memory.bandwidth()
-    _require_countable(steps, memory, moved, per)
-    p[kernel.BW_BYTES], p[kernel.BW_CYCLES] = moved, per
+    p[kernel.BW_BYTES], p[kernel.BW_CYCLES] = memory.bandwidth()
     p[kernel.LATENCY], p[kernel.BURST] = memory.dram_latency_cycles, memory.burst_bytes
-    kernel.timeline(p, *dram.arguments(memory), steps.weight_bytes, steps.input_bytes, steps.output_bytes,
-                    steps.cycles, counts)
-    if steps.metadata_bytes is not None:
-        counts[Count.METADATA_BYTES] = steps.metadata_bytes.sum()
-    return counts
+    return p
+
+
+def crossing(steps: Steps, memory: Memory) -> Steps:
+    """The steps without the transfers of operands that are on chip already, or stay there."""
+    nothing = np.zeros(len(steps), dtype=np.int64)
+    if memory.inputs_on_chip:
+        steps = replace(steps, input_bytes=nothing)
+    return replace(steps, output_bytes=nothing) if memory.outputs_on_chip else steps
 
 
 def missing_bytes(steps: Steps, memory: Memory) -> int:
