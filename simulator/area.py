@@ -36,12 +36,12 @@ def breakdown(machine: Machine) -> dict[str, float] | None:
                          expected="area_mm2 on its sram entries", fix="choose another area_table")
     mac = table.of("mac_area")[0]
     parts = {"mac": machine.array.peak_macs_per_cycle * mac["um2"] / UM2_PER_MM2}
-    buffers = buffer_bytes(machine)
+    buffers, copies = buffer_bytes(machine), getattr(machine.array, "arrays", 1)
     if machine.memory.shared_buffer_bytes:
         buffers = {"": machine.memory.shared_buffer_bytes}
     for name, capacity in buffers.items():
         points = [(entry["capacity_bytes"], entry["area_mm2"]) for entry in with_area]
-        parts[f"{name}_sram".lstrip("_")] = by_capacity(points, capacity)[0]
+        parts[f"{name}_sram".lstrip("_")] = copies * by_capacity(points, capacity)[0]
     return parts
 
 

@@ -45,6 +45,8 @@ class Count(IntEnum):
     DRAM_ROW_MISSES = auto()  # its bank was closed
     DRAM_ROW_CONFLICTS = auto()  # its bank had another row open
     DRAM_REFRESHES = auto()  # of all banks of a channel
+    # links between arrays, in bytes
+    LINK_BYTES = auto()  # inputs that are scattered and outputs that are gathered
     # cycles by cause; disjoint
     COMPUTE = auto()  # operands stream into the array
     FILL = auto()  # first stationary operand or bias enters, nothing can stream yet
@@ -64,6 +66,7 @@ class Count(IntEnum):
     # between layers
     VECTOR = auto()  # the vector unit works, and the array's own time does not hide it
     STARTUP = auto()  # a layer or an operator is configured and launched
+    EXCHANGE = auto()  # operands cross the link between arrays
 
 
 FIRST_CAUSE = Count.COMPUTE

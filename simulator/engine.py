@@ -8,7 +8,7 @@ each from DRAM to DRAM; what that leaves out is in docs/model.md and docs/networ
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from . import area, energy, grouped, precision, vector
 from .counts import Count
 from .coverage import coverage
 from .hardware import Machine
+from .machines import model
+from .mapping import Tiling
 from .report import LayerReport, OperatorReport, Report, Total, sram_bytes
 from .trace import LayerTrace, Trace
 
@@ -37,24 +39,32 @@ def simulate(trace: Trace, machine: Machine, *, compare_dense: bool = True) -> R
 def _network(trace: Trace, machine: Machine, known: dict[Hashable, LayerReport],
              ) -> tuple[list[LayerReport], list[OperatorReport], Total]:
     """Every layer, every operator that was recorded, and their sum."""
-    layers = [_simulate_once(layer, machine, known) for layer in trace.layers]
+    plans = _plans(trace, machine)
+    layers = [_simulate_once(layer, machine, known, plans.get(layer.name)) for layer in trace.layers]
     operators = vector.run(trace.operators or (), layers, machine)
     return layers, operators, add_totals([*layers, *operators], machine)
 
 
-def _simulate_once(layer: LayerTrace, machine: Machine, known: dict[Hashable, LayerReport]) -> LayerReport:
+def _plans(trace: Trace, machine: Machine) -> Mapping[str, Tiling]:
+    """How to run layers that find their inputs where the layer before left them; {} for most models."""
+    exchanges = getattr(model(machine.model), "exchanges", None)
+    return exchanges(trace, machine) if exchanges else {}
+
+
+def _simulate_once(layer: LayerTrace, machine: Machine, known: dict[Hashable, LayerReport],
+                   tiling: Tiling | None) -> LayerReport:
     """One layer, or what is `known` of a layer like it: networks repeat their shapes."""
-    if layer.packed_weight is not None or layer.packed_input is not None:
-        return simulate_layer(layer, machine)
+    if layer.packed_weight is not None or layer.packed_input is not None or tiling is not None:
+        return simulate_layer(layer, machine, tiling)
     key = (layer.operation, layer.input_density, layer.weight_type, layer.input_type, layer.output_type)
     if key not in known:
         known[key] = simulate_layer(layer, machine)
     return dataclasses.replace(known[key], layer=layer)
 
 
-def simulate_layer(layer: LayerTrace, machine: Machine) -> LayerReport:
-    """One layer on one machine."""
-    result = grouped.run(layer, machine)
+def simulate_layer(layer: LayerTrace, machine: Machine, tiling: Tiling | None = None) -> LayerReport:
+    """One layer on one machine; the tiling is the model's choice unless one is given."""
+    result = grouped.run(layer, machine, tiling)
     if result.executed_as != "removed":
         result.counts[Count.STARTUP] += machine.vector.layer_startup_cycles
     numbers = (layer.weight_number, layer.input_number)

@@ -60,8 +60,9 @@ def _of_one_report(report: LayerReport, machine: Machine) -> Iterator[str]:
         if traffic or any(counts[item] for item in STALLS):
             yield f"ideal memory moved {traffic} bytes or stalled"
         return
-    if bytes_ and traffic * per > cycles * bytes_:
-        yield f"{traffic} bytes in {cycles} cycles of {bytes_}/{per} bytes"
+    memories = getattr(machine.array, "memories", 1)  # of several arrays, where each has a channel of its own
+    if bytes_ and traffic * per > cycles * bytes_ * memories:
+        yield f"{traffic} bytes in {cycles} cycles of {bytes_}/{per} bytes from {memories} memories"
     yield from _distinct_words(report, machine)
 
 

@@ -107,8 +107,12 @@ def slower(machine: Machine, cycles: int) -> Machine:
     memory = machine.memory
     limited = memory.dram_bytes_per_cycle != float("inf")
     wide = float(Fraction(str(memory.dram_bytes_per_cycle)) * cycles) if limited else memory.dram_bytes_per_cycle
+    link = {}
+    if hasattr(machine.array, "link_bytes_per_cycle"):  # of several arrays, and that much faster too
+        link = {"link_bytes_per_cycle": machine.array.link_bytes_per_cycle * cycles,
+                "link_latency_cycles": -(-machine.array.link_latency_cycles // cycles)}
     return machine.replace(dram_bytes_per_cycle=wide, dram_latency_cycles=-(-memory.dram_latency_cycles // cycles),
-                           type_rates=())
+                           type_rates=(), **link)
 
 
 def stretched(counts: NDArray[np.int64], cycles: int) -> NDArray[np.int64]:

@@ -93,6 +93,7 @@ class Total:
                                    + at[Count.PSUM_DRAM_READ_BYTES]),
             "dram_write_bytes": int(at[Count.OUTPUT_DRAM_WRITE_BYTES] + at[Count.PSUM_DRAM_WRITE_BYTES]),
             "metadata_bytes": int(at[Count.METADATA_BYTES]),
+            "link_bytes": int(at[Count.LINK_BYTES]),
             **{name.lower(): int(at[Count[name]]) for name in (
                 "DRAM_ROW_HITS", "DRAM_ROW_MISSES", "DRAM_ROW_CONFLICTS", "DRAM_REFRESHES")},
             "energy_pj": self.energy_pj,

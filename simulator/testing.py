@@ -22,6 +22,7 @@ from .machines import (
     eyeriss_v2,
     highlight,
     model,
+    multi_array,
     pattern_engine,
     s2ta,
     scnn,
@@ -215,6 +216,17 @@ def dual_side_tensor_core_specs(draw: st.DrawFn) -> dual_side_tensor_core.Spec:
                                       vector_m=draw(few), vector_n=draw(few), bank_rows=draw(few), bank_cols=draw(few))
 
 
+@st.composite
+def multi_array_specs(draw: st.DrawFn) -> multi_array.Spec:
+    """One to three systolic arrays on links and memories of their own or shared."""
+    return multi_array.Spec(
+        **dataclasses.asdict(draw(systolic_specs())), arrays=draw(st.sampled_from((1, 2, 2, 3))),
+        division=draw(st.sampled_from(("auto", "components", "components", "n", "m"))),
+        link_bytes_per_cycle=draw(st.sampled_from((0.75, 8.0, float("inf")))),
+        link_latency_cycles=draw(st.sampled_from((0, 9))), link_broadcast=draw(st.booleans()),
+        shared_dram=draw(st.booleans()))
+
+
 SPECS = {
     "systolic": systolic_specs,
     "scnn": scnn_specs,
@@ -225,6 +237,7 @@ SPECS = {
     "s2ta": s2ta_specs,
     "highlight": highlight_specs,
     "pattern_engine": pattern_engine_specs,
+    "multi_array": multi_array_specs,
     "dual_side_tensor_core": dual_side_tensor_core_specs,
     "tensordash": tensordash_specs,
 }

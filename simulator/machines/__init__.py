@@ -21,6 +21,7 @@ MACHINES = {
     "s2ta": "simulator.machines.s2ta",
     "highlight": "simulator.machines.highlight",
     "pattern_engine": "simulator.machines.pattern_engine",
+    "multi_array": "simulator.machines.multi_array",
     "dual_side_tensor_core": "simulator.machines.dual_side_tensor_core",
     "tensordash": "simulator.machines.tensordash",
 }
