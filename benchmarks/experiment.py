@@ -62,7 +62,7 @@ def figures(result: dict[str, object]) -> dict[str, object]:
     for machine in result["machines"]:
         row[f"speedup on {machine['machine']}"] = machine["speedup"]
         row[f"energy ratio on {machine['machine']}"] = machine["energy_ratio"]
-    return row | ({"recipe": result["recipe"]} if "recipe" in result else {})
+    return row | {part: result[part] for part in ("recipe", "robustness") if part in result}
 
 
 def main() -> None:

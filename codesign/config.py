@@ -115,6 +115,8 @@ class OutputConfig(Section):
     """What is measured of each layer's input on validation images: its density, one image's mask, or nothing."""
     cost_per_epoch: bool = True
     """Whether the network is simulated after each epoch as well as at the end."""
+    attacks: Texts = ()
+    """Attacks that the trained network's accuracy is measured under, such as "fgsm 0.03" (robustness.py)."""
     tensorboard: bool = False
 
 
@@ -380,6 +382,10 @@ def _check_meaning(
                                  expected="a [hardware] section or output.machines"))
     for row in config.compare.rows:
         check(("compare", "rows"), lambda row=row: check_row(row))
+    from .robustness import parse_attack
+
+    for attack in config.output.attacks:
+        check(("output", "attacks"), lambda attack=attack: parse_attack(attack))
     for machine in config.output.machines or ():
         check(("output", "machines"), lambda machine=machine: load_machine(machine))
     if config.hardware is not None:

@@ -36,6 +36,7 @@ from .method import Context, Method, Place
 from .optimize import learning_rate, make_optimizer, training_macs
 from .pruner import Pruner
 from .report import write_report
+from .robustness import accuracy_under, parse_attack
 from .run_directory import RunDirectory, open_run, write_whole
 from .step import train_step
 from .trace import Activations, measure_activations, record_activation_masks, record_calls, trace_model
@@ -288,6 +289,14 @@ def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progres
     }
     if summary := method.summary():
         table["recipe"] = summary
+    if config.output.attacks:
+        tests = data.test_images.to(device), data.test_labels.to(device)
+        table["robustness"] = {
+            str(attack): accuracy_under(
+                model, batches(*tests, EVALUATION_BATCH, 0, 0, **scale), attack, data.mean, data.std
+            )
+            for attack in map(parse_attack, config.output.attacks)
+        }
     write_whole(run.report, json.dumps(table, indent=1) + "\n")
     write_report(run.path)
     if board is not None:
