@@ -1,0 +1,160 @@
+"""Error-map pruning: a convolution whose backward pass skips output channels, in both of its products.
+
+Of every error map only the channels that matter most to this batch are propagated: their kernels get a
+gradient and pass the error on, the others are not touched, so the work really shrinks.  Forward and
+evaluation are as ever.  Left out: layers other than plain 2-d convolutions, which go back in full.  Read
+recipes/on_device.py for who uses it.
+
+Source: early instance filtering and error-map pruning, arXiv 2007.03213 (TCAD 2020); the importance is
+gamma1 |W_j|_1 + gamma2 |d_j|_1 per instance, summed over the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from simulator.errors import InputError
+
+from .structures import keep_best
+
+
+@dataclass(frozen=True)
+class ErrorMapPruning:
+    """kept: share of a layer's output channels that go back.  weight, error: the paper's gamma1 and gamma2.
+
+    bits: width to which weights, activations and error maps are rounded in training, None = not at all.
+    """
+
+    kept: float = 0.4
+    weight: float = 0.0
+    error: float = 1.0
+    bits: int | None = None
+
+    def __post_init__(self) -> None:
+        errors = []
+        if not 0.0 < self.kept <= 1.0:
+            errors.append(InputError(f"kept = {self.kept}", where="error maps", expected="a share above 0, up to 1"))
+        if self.weight < 0 or self.error < 0 or self.weight + self.error == 0:
+            errors.append(InputError(f"weight = {self.weight}, error = {self.error}", where="error maps",
+                                     expected="two numbers of at least 0, one of them above"))
+        if self.bits is not None and not 2 <= self.bits <= 16:
+            errors.append(InputError(f"bits = {self.bits}", where="error maps", expected="2 to 16, or none"))
+        if errors:
+            raise InputError.collect(errors)
+
+    def channels(self, count: int) -> int:
+        """How many of `count` channels go back: to the nearest, at least one."""
+        return max(1, int(self.kept * count + 0.5))
+
+
+def chosen_channels(error: Tensor, weight: Tensor, rule: ErrorMapPruning) -> Tensor:
+    """int64[channels kept], ascending: those of most importance; ties by the lowest number.
+
+    error: float[b, n, h, w].  weight: float[n, c, kh, kw].
+    """
+    importance = torch.zeros(weight.shape[0], dtype=torch.float64, device=weight.device)
+    if rule.error:
+        importance += rule.error * error.abs().sum((0, 2, 3)).double()
+    if rule.weight:
+        importance += rule.weight * len(error) * weight.abs().flatten(1).sum(1).double()
+    return keep_best(importance, rule.channels(len(importance))).nonzero().flatten()
+
+
+def prune_error_maps_(
+    model: nn.Module, rule: ErrorMapPruning, log: list[tuple[str, Tensor]] | None = None
+) -> list[str]:
+    """Let every convolution of `model` go back by `rule` while it trains; returns their names.
+
+    Modules, parameters and state_dict keys stay as they are.  log: where each backward pass leaves (layer, channels
+    kept), if given.  Grouped convolutions go back in full.
+    """
+    taken = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and module.groups == 1 and isinstance(module.padding, tuple):
+            module.forward = partial(_forward, module, rule, name, log)  # type: ignore[method-assign]
+            taken.append(name)
+    return taken
+
+
+def restore_error_maps_(model: nn.Module) -> None:
+    """Undo `prune_error_maps_`."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.__dict__.pop("forward", None)
+
+
+def _forward(conv: nn.Conv2d, rule: ErrorMapPruning, name: str, log: list[tuple[str, Tensor]] | None,
+             inputs: Tensor) -> Tensor:
+    if not conv.training or not torch.is_grad_enabled():
+        return nn.Conv2d.forward(conv, inputs)
+    weight = conv.weight
+    if rule.bits is not None:
+        inputs, weight = _Rounded.apply(inputs, rule.bits), _Rounded.apply(weight, rule.bits)
+    out: Tensor = _PrunedBackward.apply(inputs, weight, conv.bias, conv.stride, conv.padding, conv.dilation, rule, name,
+                                        log)
+    return out
+
+
+class _PrunedBackward(torch.autograd.Function):
+    """A convolution; backward gathers the chosen channels and runs the ordinary products on those alone."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any,
+                rule: ErrorMapPruning, name: str, log: list[tuple[str, Tensor]] | None) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        ctx.how = stride, padding, dilation, rule, name, log, bias is not None
+        return nn.functional.conv2d(inputs, weight, bias, stride, padding, dilation)
+
+    @staticmethod
+    def backward(ctx: Any, *errors: Tensor) -> Any:
+        inputs, weight = ctx.saved_tensors
+        stride, padding, dilation, rule, name, log, has_bias = ctx.how
+        error = errors[0]
+        if rule.bits is not None:
+            error = rounded(error, rule.bits, stochastic=True)
+        channels = chosen_channels(error, weight, rule)
+        if log is not None:
+            log.append((name, channels))
+        whole = len(channels) == len(weight)
+        part = (error, weight) if whole else (error.index_select(1, channels), weight.index_select(0, channels))
+        to_input, to_weight, to_bias = torch.ops.aten.convolution_backward(
+            part[0], inputs, part[1], [len(channels)] if has_bias else None, stride, padding, dilation, False, [0, 0],
+            1, [ctx.needs_input_grad[0], ctx.needs_input_grad[1], has_bias])
+        if not whole:
+            if to_weight is not None:
+                to_weight = torch.zeros_like(weight).index_copy_(0, channels, to_weight)
+            if to_bias is not None:
+                to_bias = torch.zeros(len(weight), dtype=to_bias.dtype, device=to_bias.device).index_copy_(
+                    0, channels, to_bias)
+        return to_input, to_weight, to_bias, None, None, None, None, None, None
+
+
+class _Rounded(torch.autograd.Function):
+    """Rounding in the forward pass, straight through in the backward one."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, bits: int) -> Tensor:
+        return rounded(values, bits)
+
+    @staticmethod
+    def backward(ctx: Any, *errors: Tensor) -> Any:
+        return errors[0], None
+
+
+def rounded(values: Tensor, bits: int, stochastic: bool = False) -> Tensor:
+    """`values` on 2^bits - 1 levels symmetric about 0, scaled by the largest; stochastic: rounded up by chance.
+
+    The 8-bit scheme of Banner et al. (NeurIPS 2018) in its essentials: 8-bit weights, activations and errors, errors
+    rounded stochastically; its range batch norm is left out.
+    """
+    largest = values.detach().abs().amax()
+    levels = 2 ** (bits - 1) - 1
+    scale = torch.where(largest > 0, largest / levels, torch.ones_like(largest))
+    scaled = values / scale
+    down = (scaled + torch.rand_like(scaled)).floor() if stochastic else scaled.round()
+    return down.clamp(-levels, levels) * scale
