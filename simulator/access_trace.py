@@ -33,8 +33,8 @@ class AccessTrace:
 
     level indexes LEVELS and operand OPERANDS.  On chip an access is one element (count = 1), its address the element's
     number in the tensor: inputs [batch, channel, h, w] (-1: padding), weights [out, in/groups, kh, kw], outputs
-    [m, out]; a GEMM is a 1x1 convolution of m images.  In DRAM an access is a transfer in the cycle in which it begins, with its
-    first byte's address in the blocked layout and its bytes (docs/model.md section 3).
+    [m, out]; a GEMM is a 1x1 convolution of m images.  In DRAM an access is a transfer in the cycle in which it begins,
+    with its first byte's address in the blocked layout and its bytes (docs/model.md section 3).
     """
 
     table: NDArray[np.int64]
@@ -66,8 +66,8 @@ def access_trace(layer: LayerTrace, machine: Machine, tiling: Tiling | None = No
                  stop: int | None = None) -> AccessTrace:
     """Accesses of `layer` in the cycles [first, stop), None = to its end; the tiling is searched unless given.
 
-    The twin is stepped from cycle 0 in plain Python, some thousand cycles a second.  Raises InputError where the machine
-    is not a systolic array, a tensor is too large for it, the window is empty or the layer does not run.
+    The twin is stepped from cycle 0 in plain Python, some thousand cycles a second.  Raises InputError where the
+    machine is not a systolic array, a tensor is too large for it, the window is empty or the layer does not run.
     """
     if machine.model != "systolic":
         raise InputError(f"an access trace of model {machine.model!r}", where=f"machine {machine.name!r}",

@@ -55,6 +55,11 @@ class Memory:
     dram_channels: int = 0
     dram_address_mapping: str = "row:bank:column:group:channel"
     dram_window: int = 32  # requests of a channel that its controller opens rows for
+    input_banks: int = 0  # of a buffer, 0: no conflicts; docs/model.md section 1.9
+    weight_banks: int = 0
+    output_banks: int = 0
+    bank_ports: int = 1  # words that a bank serves at an edge
+    bank_interleave: str = "element"  # neighbours lie in neighbouring banks, or whole rows of the tensor do ("row")
     array_clock_hz: float = 1e9  # set by Machine from its clock_hz: the DRAM has a clock of its own
 
     def problems(self) -> list[str]:
@@ -64,6 +69,9 @@ class Memory:
         for name in sizes:
             found += _below(self, name, 1)
         found += _below(self, "shared_buffer_bytes", 0) + _below(self, "dram_latency_cycles", 0)
+        found += _not_in(self, "bank_interleave", ("element", "row")) + _below(self, "bank_ports", 1)
+        found += [f"{name}_banks = {value}; expected 0 (no conflicts) to 65536"
+                  for name in ("input", "weight", "output") if not 0 <= (value := getattr(self, f"{name}_banks")) <= 65536]
         if not self.dram_bytes_per_cycle > 0:
             found.append(f"dram_bytes_per_cycle = {self.dram_bytes_per_cycle}; expected more than 0 (inf = no limit)")
         return found + (self._dram_problems() if self.memory == "dram" else [])
@@ -237,6 +245,10 @@ def build(table: Mapping[str, Any], name: str, where: str = "") -> Machine:
     clock = parts[Machine].get("clock_hz", 1e9)
     memory, vector, array = Memory(**parts[Memory], array_clock_hz=clock), Vector(**parts[Vector]), spec(**parts[spec])
     problems = memory.problems() + vector.problems() + array.problems()
+    if hasattr(array, "bank_problems"):
+        problems += array.bank_problems(memory)
+    elif memory.input_banks or memory.weight_banks or memory.output_banks:
+        problems.append(f"input_banks, weight_banks, output_banks: not of model {kind!r}; expected model systolic")
     if not (math.isfinite(clock) and clock > 0):
         problems.append(f"clock_hz = {clock}; expected a finite frequency above 0")
     if problems:

@@ -137,7 +137,8 @@ def _of_related_runs(report: LayerReport, machine: Machine) -> Iterator[str]:
         yield f"ideal memory takes {ideal.cycles} cycles, real memory {report.cycles}"
     private = not machine.memory.shared_buffer_bytes
     boundless = dict.fromkeys(BUFFERS if private else ["shared_buffer_bytes"], 2**40)
-    free = simulate_layer(layer, machine.replace(memory="channel", dram_bytes_per_cycle=math.inf, dram_latency_cycles=0,
+    free = simulate_layer(layer, machine.replace(memory="channel", input_banks=0, weight_banks=0,
+                                                 output_banks=0, dram_bytes_per_cycle=math.inf, dram_latency_cycles=0,
                                                  **boundless))
     # Groups are tiles of their own, and a short one waits for the results of the one before it.
     if (free.cycles > ideal.cycles or (free.cycles < ideal.cycles and not queued)) and layer.operation.groups == 1:

@@ -8,6 +8,7 @@ in milliseconds, and awkward on purpose: ragged edges, empty masks, buffers that
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from hypothesis import assume
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from .errors import InputError
 from .hardware import Machine, Memory
 from .machines import (
+    banks,
     dual_side_tensor_core,
     eie,
     eyeriss_v2,
@@ -242,6 +244,20 @@ SPECS = {
     "tensordash": tensordash_specs,
 }
 """How to draw the array of each machine model; a model that joins the table in machines/ adds its line here."""
+
+
+@st.composite
+def banked_systolic(draw: st.DrawFn) -> Machine:
+    """Systolic machines whose buffers have a few banks."""
+    drawn = draw(systolic_specs())
+    array = dataclasses.replace(drawn, nm_cover="layer", skip_zero_blocks=False, max_in_flight=0, rows_per_request=0)
+    memory = draw(st.one_of(channel_memories(), dram_memories()))
+    few = st.sampled_from((0, 1, 2, 2, 3, 4, 8))
+    numbers: dict[str, Any] = {f"{operand}_banks": draw(few) for operand in banks.STREAMS[array.dataflow]}
+    interleave = draw(st.sampled_from(("element", "row")))
+    memory = dataclasses.replace(memory, bank_ports=draw(st.sampled_from((1, 1, 2))), bank_interleave=interleave,
+                                 **numbers)
+    return Machine("drawn", "systolic", array, memory)
 
 
 def machines(name: str) -> st.SearchStrategy[Machine]:

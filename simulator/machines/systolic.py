@@ -15,12 +15,13 @@ import numpy as np
 
 from ..counts import Count
 from ..errors import InputError
-from ..hardware import Machine
+from ..hardware import Machine, Memory
 from ..lowering import Physical, lower
 from ..mapping import Tiling
 from ..report import LayerCounts
 from ..trace import LayerTrace
 from ..workload import Conv2d
+from . import banks
 from .cover import COVERS, covered
 
 
@@ -91,6 +92,11 @@ class Spec:
         if self.max_in_flight and (self.dataflow == "os" or self.max_in_flight < 2):
             found.append("max_in_flight needs dataflow ws or is, and at least 2 (the preload and one request)")
         return found
+
+
+    def bank_problems(self, memory: Memory) -> list[str]:
+        """What of a memory's banks this array does not have, a sentence each."""
+        return banks.problems(self, memory)
 
 
 def run(layer: LayerTrace, machine: Machine, tiling: Tiling | None = None) -> LayerCounts:

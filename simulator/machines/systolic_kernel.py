@@ -13,6 +13,7 @@ import numpy as np
 from ..counts import Count
 from ..dram_kernel import ON, REGION, moved
 from ..jit import kernel
+from .bank_kernel import input_stationary
 
 # Indices into the parameter vector (built by tiling_search.Problem.parameters).
 (ROWS, COLS, FLOW, ACT_HOP, PSUM_HOP, IN_REG, OUT_REG, TAIL, BUFFERS, DRAIN, BIAS, IN_FLIGHT, PER_REQUEST,
@@ -37,6 +38,7 @@ D_INPUT, D_WEIGHT, D_PSUM = _C["INPUT_DRAM_READ_BYTES"], _C["WEIGHT_DRAM_READ_BY
 D_OUT, D_PSUM_OUT, D_META = _C["OUTPUT_DRAM_WRITE_BYTES"], _C["PSUM_DRAM_WRITE_BYTES"], _C["METADATA_BYTES"]
 COMPUTE, FILL, SHIFT, DRAIN_C, QUEUE, COLD = (_C[name] for name in
                                               ("COMPUTE", "FILL", "WEIGHT_SHIFT", "DRAIN", "QUEUE", "COLD_FILL"))
+CONFLICT = _C["BANK_CONFLICT"]
 STALL_W, STALL_I, STALL_P, STALL_O = (_C[f"STALL_{name}"] for name in ("WEIGHT", "INPUT", "PSUM", "OUTPUT"))
 
 
@@ -110,10 +112,11 @@ def count_folds(p, occupied_blocks, folds):
 
 
 @kernel
-def timeline(p, d, state, batch_sizes, row_out, row_in, col_out, col_in, first_writes, folds, counts):
+def timeline(p, d, state, banks, waits, anew, firsts,
+             batch_sizes, row_out, row_in, col_out, col_in, first_writes, folds, counts):
     """Add one layer's cycles, traffic and slots to `counts` (ISSUED_MACS holds all executed slots).
 
-    d, state: as dram.arguments gives them.
+    d, state: as dram.arguments gives them; banks, waits, anew, firsts: as banks.tables does.
     batch_sizes: images per brick of m; row_out/row_in, col_out/col_in: output rows (columns) and distinct
     input rows (columns) per brick; first_writes[0]: output elements that are written at least once;
     folds: as count_folds fills it.
@@ -241,13 +244,16 @@ def timeline(p, d, state, batch_sizes, row_out, row_in, col_out, col_in, first_w
                     # --- the array: when can the step's first fold start, and what held it up?
                     if count == 0:
                         continue
+                    head = streamed  # the first fold's stream, with its bank conflicts
+                    if len(banks) > 1:
+                        head += conflicts(p, banks, waits, anew, firsts[mi], ki, ni, 0, m_t, k_t, n_t)
                     stationary, other = (i, w) if flow == IS else (w, i)
                     if not started:
                         unstalled = p[BIAS] + (0 if flow == OS else rows)
                         loaded = stationary if flow == OS else unstalled + stationary
                         counts[FILL] += unstalled
                     else:
-                        shift, drain = gap(p, stream_end - start, streamed)
+                        shift, drain = gap(p, stream_end - start, head)
                         unstalled = stream_end + shift + drain
                         counts[SHIFT] += shift
                         counts[DRAIN_C] += drain
@@ -270,7 +276,19 @@ def timeline(p, d, state, batch_sizes, row_out, row_in, col_out, col_in, first_w
 
                     # --- its folds, back to back
                     counts[COMPUTE] += count * streamed
-                    if period < 1:
+                    if len(banks) > 1:
+                        for fold in range(count):
+                            length = head
+                            if fold > 0:
+                                length = streamed
+                                length += conflicts(p, banks, waits, anew, firsts[mi], ki, ni, fold, m_t, k_t, n_t)
+                                shift, drain = gap(p, stream_end - start, length)
+                                counts[SHIFT] += shift
+                                counts[DRAIN_C] += drain
+                                first = stream_end + shift + drain
+                            counts[CONFLICT] += length - streamed
+                            start, stream_end = first, first + length
+                    elif period < 1:
                         shift, drain = gap(p, streamed, streamed)
                         counts[SHIFT] += (count - 1) * shift
                         counts[DRAIN_C] += (count - 1) * drain
@@ -310,6 +328,24 @@ def timeline(p, d, state, batch_sizes, row_out, row_in, col_out, col_in, first_w
         counts[DRAIN_C] += tail
         counts[O_READ] -= first_writes[0]
     counts[STALL_O] += max(0, channel - end)
+
+
+@kernel
+def conflicts(p, banks, waits, anew, begin, ki, ni, fold, m_t, k_t, n_t):
+    """Edges that the banks add to the stream of a step's fold; begin: the brick's first pixel or fold of m."""
+    rows, cols = p[ROWS], p[COLS]
+    inner = ((m_t if p[FLOW] == OS else k_t) + rows - 1) // rows
+    row, col = fold % inner, fold // inner
+    if p[FLOW] == IS:
+        held_rows, held_cols = min(rows, k_t - row * rows), min(cols, m_t - col * cols)
+        return n_t * (input_stationary(banks, held_rows, held_cols) - 1)
+    last = 1 if ni * p[TILE_N] + (col + 1) * cols >= p[N] else 0
+    first = ki * p[TILE_K]
+    if p[FLOW] == WS:
+        of_fold = waits[last, first // rows + row]
+        return of_fold[begin + m_t] - of_fold[begin]
+    of_fold = waits[last, begin + row]
+    return of_fold[first + k_t] - of_fold[first + 1] + anew[last, begin + row, first]
 
 
 @kernel

@@ -21,7 +21,7 @@ from ..hardware import Machine
 from ..lowering import Physical
 from ..mapping import LOOP_ORDERS, Tiling
 from ..trace import LayerTrace
-from . import cover_kernel
+from . import banks, cover_kernel
 from . import systolic_kernel as kernel
 from . import tiling_kernel as bounds
 
@@ -137,7 +137,9 @@ class Problem:
         elif p[kernel.FLOW] == kernel.WS:
             kernel.count_folds(p, self.blocks, folds)
         device = dram.arguments(self.machine.memory)
-        return *device, batch, row_out, row_in, col_out, col_in, self._first_writes, folds
+        sizes = (batch[:, None, None] * row_out[:, None] * col_out).reshape(-1)
+        conflicts = banks.tables(self, np.cumsum(sizes) - sizes)
+        return *device, *conflicts, batch, row_out, row_in, col_out, col_in, self._first_writes, folds
 
     @cached_property
     def _first_writes(self) -> Ints:

@@ -6,6 +6,8 @@ Each idle cycle gets its cause here (docs/model.md 1.3 and 1.6).  Read systolic.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..counts import Count
 from ..hardware import Machine
 from .program import Fold, Program
@@ -17,7 +19,9 @@ STALLS = {"weight": Count.STALL_WEIGHT, "input": Count.STALL_INPUT,
 class Sequencer:
     """Starts folds in order.  `cycles` collects what each cycle was spent on."""
 
-    def __init__(self, machine: Machine, program: Program) -> None:
+    def __init__(self, machine: Machine, program: Program, edges: Callable[[Fold, int], int]) -> None:
+        self.edges = edges  # that the banks need for a vector of a fold
+        self.spent = 0  # on the vector that is being read
         self.spec, self.program, self.folds = machine.array, program, program.folds
         self.stationary = {"ws": "weight", "is": "input", "os": None}[machine.array.dataflow]
         # With one tile per group and nothing to wait for, an ideal memory has every operand at once.
@@ -85,6 +89,10 @@ class Sequencer:
             self.requests += 1
         if not self.streaming:
             self._begin(now)
+        self.spent += 1
+        if self.spent < self.edges(self.folds[self.started - 1], self.position):
+            return None
+        self.spent = 0
         self.position += 1
         return self.folds[self.started - 1], self.position - 1
 
@@ -108,7 +116,9 @@ class Sequencer:
             return self.bias_left == 0
         if self.spec.drain == "overlapped":
             # A column's results leave in R edges, so folds must not end closer together than that.
-            return bool(now + len(self.folds[self.started].stream) >= self.end + self.spec.rows)
+            fold = self.folds[self.started]
+            length = sum(self.edges(fold, position) for position in range(len(fold.stream)))
+            return bool(now + length >= self.end + self.spec.rows)
         return self.completed == self.started
 
     def _missing(self) -> list[str]:
@@ -159,7 +169,7 @@ class Sequencer:
         if self.started == len(self.folds) and not self.streaming:
             return Count.STALL_OUTPUT if self.done else Count.DRAIN
         if self.streaming:
-            return Count.QUEUE
+            return Count.BANK_CONFLICT if self.spent else Count.QUEUE
         if missing:
             self.waited_for = STALLS[missing[0]]
         if self.started == 0:

@@ -20,6 +20,7 @@ from ..report import LayerCounts
 from ..trace import LayerTrace
 from ..workload import Gemm
 from .accesses import AccessLog
+from .banks import Banks
 from .buffers import InputHalf, OutputHalf, Space, WeightHalf
 from .channel import Channel, Job
 from .dram import Dram, Layout
@@ -101,7 +102,10 @@ class _Twin:
         self.quiet = self.depth
         self.arrivals: list[tuple[int, int, int]] | None = None
         self.log: AccessLog | None = None
-        self.sequencer = Sequencer(machine, program)
+        memory_banks = memory.input_banks or memory.weight_banks or memory.output_banks
+        banks = Banks(layer, machine, operands)
+        one_edge = memory.memory == "ideal" or not memory_banks
+        self.sequencer = Sequencer(machine, program, (lambda fold, position: 1) if one_edge else banks.edges)
         self.counts = np.zeros(len(Count), dtype=np.int64)
         self.input_halves: dict[int, InputHalf] = {}
         self.weight_halves: dict[int, WeightHalf] = {}

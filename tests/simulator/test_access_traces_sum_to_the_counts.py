@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import strategies as st
 
 from simulator import Conv2d, Gemm, InputError, LayerTrace, Machine, load_machine
 from simulator.access_trace import COLUMNS, access_trace
 from simulator.counts import FIRST_CAUSE, Count
 from simulator.machines import model
-from simulator.testing import layers, machines
+from simulator.testing import banked_systolic, layers, memories, systolic_specs
 
 KINDS = {
     ("sram", "input", False): [Count.INPUT_SRAM_READS], ("sram", "input", True): [Count.INPUT_SRAM_WRITES],
@@ -26,7 +27,8 @@ KINDS = {
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(layers(), machines("systolic"))
+@given(layers(), st.one_of(banked_systolic(), st.builds(
+    lambda array, memory: Machine("drawn", "systolic", array, memory), systolic_specs(), memories())))
 def test_sums_over_a_layer_are_the_engines_counts(layer: LayerTrace, machine: Machine) -> None:
     try:
         counts = model("systolic").run(layer, machine).counts
