@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from .counts import CAUSES, Count
 from .errors import InputError
 from .hardware import Machine
-from .lowering import useful_macs
 from .number_types import MOST_BITS, multiplied_as, parse_type, type_name
 from .trace import LayerTrace
 from .workload import Conv2d, Operation
@@ -90,6 +89,8 @@ def packed(layer: LayerTrace, factor: int, machine: Machine) -> LayerTrace:
 
 def unpacked_counts(counts: NDArray[np.int64], layer: LayerTrace, factor: int) -> NDArray[np.int64]:
     """Counts of the packed layer, in products and operands of the layer itself."""
+    from .lowering import useful_macs  # not before it is needed: `import simulator` stays light
+
     counts = counts.copy()
     counts[list(PER_OPERAND)] *= factor
     useful, dense = useful_macs(layer), layer.operation.macs
