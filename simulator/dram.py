@@ -8,7 +8,7 @@ how fast they are played and reference/dram.py for the same clock by clock.
 from __future__ import annotations
 
 import dataclasses
-import tomllib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import files
 from .errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def load_device(text: str) -> Device:
     """
     base, *changes = text.split(",")
     path = Path(base) if base.endswith(".toml") else DEVICES / f"{base}.toml"
-    if not path.is_file():
+    if not files.is_file(path):
         raise InputError(f"dram = {base!r}", where="memory", expected="a shipped device or a .toml file",
                          fix=nearest(base, device_names()))
     numbers = {name: entry["value"] for name, entry in entries(path).items()}
@@ -156,7 +157,9 @@ def load_device(text: str) -> Device:
             raise InputError(f"{change!r}", where=f"dram = {text!r}", expected="NAME=NUMBER") from None
     errors = [f"{name} is missing" for name in hints if name not in numbers and name not in OPTIONAL]
     for name, value in numbers.items():
-        if hints[name] == "int" and value != int(value):
+        if not math.isfinite(value):
+            errors.append(f"{name} = {value}; expected a finite number")
+        elif hints[name] == "int" and value != int(value):
             errors.append(f"{name} = {value}; expected an integer")
     if errors:
         raise InputError.collect([InputError(error, where=str(path)) for error in errors])
@@ -173,10 +176,7 @@ UNITS = ("MHz", "bytes", "tCK", "mA", "V", "count")
 
 def entries(path: Path) -> dict[str, dict[str, Any]]:
     """The [[number]] entries of a device file by name; InputError, all at once, for one that is not fully sourced."""
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"not valid TOML ({error})", where=str(path)) from None
+    raw = files.read_toml(path)
     sources, rows = raw.get("sources", {}), raw.get("number", [])
     if not isinstance(sources, dict) or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError("no numbers", where=str(path), expected="a table [sources] and entries [[number]]")

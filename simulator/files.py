@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,35 @@ from numpy.typing import NDArray
 from .errors import InputError
 
 Arrays = dict[str, NDArray[Any]]
+
+
+def is_file(path: str | Path) -> bool:
+    """Is there such a file?  False too for a text that no file can have as its name, such as one of 5,000 letters."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """The table of a TOML text; InputError for everything that Python's own reader may raise."""
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:  # TOMLDecodeError, and integers of more digits than Python converts
+        raise InputError(f"not valid TOML ({error})", where=where, fix="correct the line it names") from None
+    except RecursionError:
+        raise InputError("not valid TOML (nested too deeply)", where=where) from None
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The table of a TOML file; InputError where it cannot be read."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"not valid TOML ({error})", where=str(path), expected="UTF-8 text") from None
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=str(path), expected="a readable file") from None
+    return parse_toml(text, str(path))
 
 
 def digest(header: str, tensors: Mapping[str, NDArray[Any]]) -> str:
@@ -59,7 +89,7 @@ def load(path: str | Path, kind: str, made_by: str) -> tuple[dict[str, Any], Arr
     try:
         sealed = json.loads(text)
         header, checksum = sealed["header"], sealed["sha256"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         header, checksum = None, None
     if checksum is None or checksum != digest(json.dumps(header, sort_keys=True), tensors):
         raise InputError("its checksum does not match its content", where=where, expected="an undamaged file",
@@ -72,7 +102,7 @@ def read(path: str | Path) -> tuple[Arrays, dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     where = str(path)
-    if not Path(path).is_file():
+    if not is_file(path):
         raise InputError("no such file", where=where, expected="a safetensors file")
     try:
         with safe_open(where, framework="numpy") as handle:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tomllib
 import types
 import typing
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import files
 from .errors import InputError, nearest
 from .machines import MACHINES, model
 
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from .dram import Device
 
 PRESETS = Path(__file__).parent / "presets"
+MOST_DENOMINATOR = 10**6  # of bytes per cycle as a fraction: times bytes, it has to fit the kernels' 64 bits
+RANGES = {
+    # field of Memory: the least and the most; a buffer of 4 TiB is no limit for any layer that is simulated
+    **dict.fromkeys(("input_buffer_bytes", "weight_buffer_bytes", "output_buffer_bytes"), (1, 2**42)),
+    "shared_buffer_bytes": (0, 2**42), "dram_latency_cycles": (0, 2**32), "dram_burst_bytes": (1, 2**30),
+    "psum_bits": (1, 1024),
+}
 COMPONENTS = ("array", "memory", "vector")  # fields of Machine that are components; in a file their fields are flat
 
 
@@ -65,15 +72,15 @@ class Memory:
     def problems(self) -> list[str]:
         """What is wrong with the values, a sentence each."""
         found = _not_in(self, "memory", ("ideal", "channel", "dram"))
-        sizes = ("input_buffer_bytes", "weight_buffer_bytes", "output_buffer_bytes", "dram_burst_bytes", "psum_bits")
-        for name in sizes:
-            found += _below(self, name, 1)
-        found += _below(self, "shared_buffer_bytes", 0) + _below(self, "dram_latency_cycles", 0)
+        for name, (low, high) in RANGES.items():
+            if not low <= getattr(self, name) <= high:
+                found.append(f"{name} = {getattr(self, name)}; expected an integer from {low} to {high}")
         found += _not_in(self, "bank_interleave", ("element", "row")) + _below(self, "bank_ports", 1)
         found += [f"{name}_banks = {value}; expected 0 (no conflicts) to 65536"
                   for name in ("input", "weight", "output") if not 0 <= (value := getattr(self, f"{name}_banks")) <= 65536]
-        if not self.dram_bytes_per_cycle > 0:
-            found.append(f"dram_bytes_per_cycle = {self.dram_bytes_per_cycle}; expected more than 0 (inf = no limit)")
+        if not (1 / MOST_DENOMINATOR <= self.dram_bytes_per_cycle <= 2**30 or self.dram_bytes_per_cycle == math.inf):
+            found.append(f"dram_bytes_per_cycle = {self.dram_bytes_per_cycle}; expected 1e-06 to {2**30} "
+                         "(inf = no limit)")
         return found + (self._dram_problems() if self.memory == "dram" else [])
 
     def _dram_problems(self) -> list[str]:
@@ -126,7 +133,8 @@ class Memory:
         # Decimal text, not binary float: 12.8 bytes per cycle is 64/5, so that counts stay exact.
         from fractions import Fraction
 
-        exact = Fraction(str(self.dram_bytes_per_cycle))
+        text = Fraction(str(self.dram_bytes_per_cycle))
+        exact = text.limit_denominator(MOST_DENOMINATOR) or text
         return exact.numerator, exact.denominator
 
 
@@ -249,8 +257,8 @@ def build(table: Mapping[str, Any], name: str, where: str = "") -> Machine:
         problems += array.bank_problems(memory)
     elif memory.input_banks or memory.weight_banks or memory.output_banks:
         problems.append(f"input_banks, weight_banks, output_banks: not of model {kind!r}; expected model systolic")
-    if not (math.isfinite(clock) and clock > 0):
-        problems.append(f"clock_hz = {clock}; expected a finite frequency above 0")
+    if not 1 <= clock <= 1e15:
+        problems.append(f"clock_hz = {clock}; expected a finite frequency from 1 to 1e15")
     if problems:
         raise InputError.collect([InputError(text, where=_at(where, text.split(" ")[0])) for text in problems])
     if parts[Machine].get("type_rates"):
@@ -263,7 +271,7 @@ def build(table: Mapping[str, Any], name: str, where: str = "") -> Machine:
 def _table(base: str) -> tuple[dict[str, Any], str]:
     """Flat fields of a preset or file, with `base = "preset"` resolved, and where they came from."""
     path = Path(base) if base.endswith(".toml") else PRESETS / f"{base}.toml"
-    if not path.is_file():
+    if not files.is_file(path):
         what = f"no machine file {base!r}" if base.endswith(".toml") else f"unknown machine {base!r}"
         raise InputError(what, where="machine", expected="a preset's name, a .toml file or a SCALE-Sim .cfg",
                          fix=nearest(base, preset_names()))
@@ -282,10 +290,7 @@ def _table(base: str) -> tuple[dict[str, Any], str]:
 
 @lru_cache(maxsize=256)
 def _flat(path: Path, _mtime_ns: int) -> tuple[tuple[str, Any], ...]:
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"not valid TOML ({error})", where=str(path)) from None
+    raw = files.read_toml(path)
     flat: dict[str, Any] = {}
     for key, value in raw.items():
         items = value.items() if isinstance(value, dict) else [(key, value)]
@@ -299,7 +304,7 @@ def _flat(path: Path, _mtime_ns: int) -> tuple[tuple[str, Any], ...]:
 def _at(where: str, key: str) -> str:
     """`file, line N` where the key stands in a file, else `where` as it is."""
     path = Path(where)
-    if where.endswith(".toml") and path.is_file():
+    if where.endswith(".toml") and files.is_file(path):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             if line.split("=")[0].strip() == key:
                 return f"{where}, line {number}"
@@ -314,8 +319,8 @@ def _query(query: str, text: str) -> dict[str, Any]:
         if not equals or not key:
             raise InputError(f"override {part!r}", where=f"machine {text!r}", expected="key=value")
         try:
-            changes[key.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+            changes[key.strip()] = files.parse_toml(f"value = {value}", text)["value"]
+        except InputError:
             changes[key.strip()] = value.strip()
     return changes
 

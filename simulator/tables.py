@@ -8,7 +8,6 @@ for the format and docs/energy.md for the rules.
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from . import files
 from .errors import InputError, nearest
 from .number_types import KINDS, type_name
 
@@ -124,14 +124,10 @@ def load_table(name_or_path: str) -> Table:
     source, has an unknown field, or has a number that is not positive.
     """
     path = Path(name_or_path) if name_or_path.endswith(".toml") else TABLES / f"{name_or_path}.toml"
-    if not path.is_file():
+    if not files.is_file(path):
         raise InputError(f"unknown energy or area table {name_or_path!r}", where="energy_table, area_table",
                          expected="a shipped table's name or a .toml file", fix=nearest(name_or_path, table_names()))
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"not valid TOML ({error})", where=str(path)) from None
-    return _checked(raw, path)
+    return _checked(files.read_toml(path), path)
 
 
 def _checked(raw: dict[str, Any], path: Path) -> Table:
