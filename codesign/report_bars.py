@@ -30,6 +30,7 @@ CAUSES = {
     "halo": "partial sums at tile borders are exchanged",
     "vector": "the vector unit works, and the array's own time does not hide it",
     "startup": "a layer or an operator is configured and launched",
+    "exchange": "operands cross the link between arrays",
 }
 """The causes that simulator/counts.py names, in the order of the bars; a machine's other causes follow them."""
 OTHERS = 6
