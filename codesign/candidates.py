@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from simulator import LayerTrace, Machine
 from simulator.errors import InputError
-from simulator.structure import CHANNEL, DENSE, Structure, parse
+from simulator.structure import CHANNEL, DENSE, Structure, of_one_layer, parse
 from simulator.workload import Gemm, Operation
 
 from .channels import channel_scores
@@ -52,8 +52,10 @@ class Kind:
 
     @property
     def by_shape(self) -> bool:
-        """True where the structure alone says how many weights are where, as far as a regular array can see."""
-        return self.structure.fixed_density is not None
+        """True where the structure alone says how many weights are where, as far as a regular array can see: it fixes
+        its density, and every filter is masked for itself."""
+        parts = (self.structure.inner, self.structure.outer or DENSE)
+        return self.structure.fixed_density is not None and all(part.unit[1] == 1 for part in parts)
 
 
 DENSE_KIND = Kind(DENSE, 1.0)
@@ -187,7 +189,7 @@ def kinds_of(candidates: Sequence[str], densities: Sequence[float], machine: Mac
     known = getattr(machine.array, "nm", None)
     for text in candidates:
         try:
-            structure = parse(text)
+            structure = of_one_layer(text)
         except InputError as error:
             errors.append(error)
             continue
@@ -238,13 +240,15 @@ def sites_of(
     kinds: tuple[Kind, ...],
     keep_dense: frozenset[str],
 ) -> tuple[Site, ...]:
-    """Every layer that runs, in order, with its importance on the CPU; layers of keep_dense get no structure."""
+    """Every layer that runs, in order, with its importance on the CPU; layers of keep_dense get no structure, others
+    those of `kinds` that remove something of their kernels."""
     layers = prunable(model)
     found = []
     for name in dict.fromkeys(call.layer for call in calls):
         weight = layers[name].weight.detach().cpu().double()
         conv_groups = getattr(layers[name], "groups", 1)
-        own = (DENSE_KIND,) if name in keep_dense else kinds
+        own = (DENSE_KIND,) if name in keep_dense else tuple(
+            kind for kind in kinds if kind == DENSE_KIND or kind.structure.prunes(math.prod(weight.shape[2:])))
         if conv_groups > 1:  # a block or a kernel would reach across groups that share no input
             own = tuple(kind for kind in own if kind.by_shape)
         made, read = ([(index, span.start, span.repeat) for index, group in enumerate(groups)

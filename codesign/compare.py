@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from simulator.errors import InputError
-from simulator.structure import parse
+from simulator.structure import of_one_layer
 from simulator.trace import Trace
 
 from .config import PruneConfig, TrainConfig
@@ -29,7 +29,7 @@ DEFAULT_START = 0.25
 
 def check_row(row: str) -> None:
     """Raises InputError unless `row` names a network to compare with."""
-    if row not in ("dense", "magnitude") and parse(row).fixed_density is None:
+    if row not in ("dense", "magnitude") and of_one_layer(row).fixed_density is None:
         raise InputError(f"compare row {row!r}", expected='"dense", "magnitude" or a structure that fixes its density',
                          fix='for example "2:4"')
 

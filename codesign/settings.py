@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from simulator.errors import InputError, nearest
-from simulator.structure import Structure, parse
+from simulator.structure import Structure, of_one_layer, parse
 
 from .budgets import check_sparsity
 from .criteria import Criterion, parse_criterion
@@ -99,9 +99,9 @@ class PrunerConfig:
     def _check_structure(self) -> None:
         if isinstance(self.structure, Mapping):
             for text in self.structure.values():
-                parse(text)
+                of_one_layer(text)
         else:
-            parse(self.structure)
+            of_one_layer(self.structure)
 
     def _check_parts(self) -> None:
         parse_schedule(self.schedule)

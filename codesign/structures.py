@@ -17,7 +17,7 @@ from torch import Tensor
 
 from simulator import patterns
 from simulator.errors import InputError
-from simulator.structure import DENSE, Extent, Structure, parse, units_kept
+from simulator.structure import DENSE, Extent, Structure, of_one_layer, units_kept
 
 SMALL_GROUP = 16
 """Groups up to this many units (n:m) are ranked by comparing all pairs, larger ones by sorting."""
@@ -42,7 +42,7 @@ def project(scores: Tensor, structure: str | Structure, density: float = 1.0, po
     `units_kept(density, units)`, by score, ties by the lowest row-major [k, n] index.  Raises InputError for a density
     outside [0, 1] or a NaN score.
     """
-    structure = parse(structure)
+    structure = of_one_layer(structure)
     if not 0.0 <= density <= 1.0:
         raise InputError(f"density {density}", where=f"structure {structure}", expected="a share in [0, 1]")
     if bool(torch.isnan(scores).any()):

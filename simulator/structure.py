@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import patterns
+from . import partition, patterns
 from .errors import InputError, nearest
 
 Extent = int | str
@@ -45,6 +45,7 @@ FORMS = {
     "window K": "K weights inside each kernel",
     "pattern K": "each 3x3 kernel has one of ClickTrain's K (4, 8 or 12) patterns of 4 weights",
     "pattern #A#B...": "the same with a library of one's own, by the ranks of the patterns among all 126",
+    "partition P": "P independent parts, block-diagonal under a permutation; made for a chain of layers at once",
     "A + B": "B inside what A keeps",
 }
 """What users may write, and what it means."""
@@ -54,7 +55,8 @@ FORMS = {
 class Structure:
     """unit: (k, n) extents kept together; group: extents, in units, that share a budget; keep: units per group.
 
-    library: ranks of the window patterns of which each kernel has one (patterns.py).  outer: the structure that is
+    library: ranks of the window patterns of which each kernel has one (patterns.py).  parts: of a partition, which a
+    layer has together with its neighbours (partition.py).  outer: the structure that is
     applied first, inside which the rest of the fields choose.
     """
 
@@ -63,6 +65,7 @@ class Structure:
     group: tuple[Extent, Extent] = ("all", "all")
     keep: int | None = None  # None: the fraction that the schedule asks for
     library: tuple[int, ...] = ()
+    parts: int = 0
     outer: Structure | None = None
 
     def __str__(self) -> str:
@@ -82,7 +85,8 @@ class Structure:
     @property
     def ranks_over_layer(self) -> bool:
         """True where all units of a layer compete in one ranking, so that those of several layers can."""
-        return self.keep is None and self.group == ("all", "all") and not self.library and self.outer is None
+        counted = self.keep is not None or self.library or self.parts or self.outer is not None
+        return not counted and self.group == ("all", "all")
 
     @property
     def fixed_density(self) -> float | None:
@@ -99,6 +103,8 @@ class Structure:
         own: float | None = None
         if self.library:
             own = 1.0 if window == 1 else patterns.ENTRIES / patterns.WINDOW
+        elif self.parts:
+            own = 1.0 / self.parts  # where P divides both sides of the layer
         elif self.group[0] == "window" and window == 1:
             own = 1.0
         elif self.keep is not None:
@@ -114,6 +120,12 @@ class Structure:
         parts = (self.inner, self.outer) if self.outer is not None else (self,)
         fixed = [part.density_on(window) for part in parts if part is not None]
         return math.prod(density for density in fixed if density is not None)
+
+    def prunes(self, window: int) -> bool:
+        """True where kernels of `window` entries can lose something: 1x1 kernels have no part, patterns are for 3x3."""
+        if any(part.library for part in (self, self.outer) if part is not None) and window not in (1, patterns.WINDOW):
+            return False
+        return self.density_on(window) is None or self.largest_density(window) < 1.0
 
     def split(self, density: float, window: int) -> tuple[float, float]:
         """(outer density, inner density) of a composition that is to keep `density`; a free part takes what is left.
@@ -169,8 +181,9 @@ def pattern(library: Sequence[int]) -> Structure:
 
 
 def compose(outer: Structure, inner: Structure) -> Structure:
-    """`inner` inside what `outer` keeps.  Raises InputError where either is dense or has a part outside already."""
-    if DENSE in (outer, inner) or inner.outer is not None:
+    """`inner` inside what `outer` keeps.  Raises InputError where either is dense or a partition, or has a part outside
+    already."""
+    if DENSE in (outer, inner) or inner.outer is not None or inner.parts:
         raise InputError(f"{outer} + {inner}", where="structure", expected="two structures that remove something")
     return replace(inner, name=f"{outer.name} + {inner.name}", outer=outer)
 
@@ -201,11 +214,13 @@ def parse(text: str | Structure) -> Structure:
         return Structure(words, group=(size, 1)) if match[1] == "bank" else replace(WINDOW, name=words, keep=size)
     if (match := re.fullmatch(r"pattern ?(\d+)", words)) and int(match[1]) in patterns.FIXED:
         return pattern(patterns.FIXED[int(match[1])])
+    if (match := re.fullmatch(r"partition ?(\d+)", words)) and int(match[1]):
+        return Structure(f"partition {int(match[1])}", parts=int(match[1]))
     if match := re.fullmatch(r"pattern ?((?:#\d+)+)", words):
         return pattern([int(rank) for rank in match[1].strip("#").split("#")])
     raise InputError(
         f"unknown structure {text!r}", where="structure", expected=", ".join(f'"{form}"' for form in FORMS),
-        fix=nearest(words, [*NAMED, "2:4", "1:4", "block 16x16", "bank 32", "window 4", "pattern 4"]),
+        fix=nearest(words, [*NAMED, "2:4", "1:4", "block 16x16", "bank 32", "window 4", "pattern 4", "partition 4"]),
     )
 
 
@@ -227,11 +242,12 @@ def project(
     """The mask of `structure` that keeps the most score.
 
     scores: float[k, n], the importance of each weight.  density: share of units kept where the structure
-    fixes no count.  pool: a unit's score is the "sum" or the "max" of its entries' (a pattern's is their sum).  Returns bool[k, n], True where kept: in every group exactly `keep` units, or
+    fixes no count.  pool: a unit's score is the "sum" or the "max" of its entries' (a pattern's is their sum).
+    Returns bool[k, n], True where kept: in every group exactly `keep` units, or
     `units_kept(density, units)`, by score, ties by the lowest row-major index.  Ragged edges are
     padded: a unit that sticks out competes with the entries it has, a unit wholly outside never wins.  Of "A + B" A
     chooses first, B among what A kept.
-    Raises InputError for a density outside [0, 1] or a score that is not a number.
+    Raises InputError for a density outside [0, 1], a score that is not a number, and a partition.
     """
     values = np.asarray(scores, dtype=np.float64)
     if not 0.0 <= density <= 1.0:
@@ -241,6 +257,7 @@ def project(
                          fix="did training diverge?")
     if structure.name == "dense":
         return np.ones(values.shape, dtype=bool)
+    of_one_layer(structure)
     if structure.outer is not None:
         outer_density, inner_density = structure.split(density, window)
         there = project(values, structure.outer, outer_density, window, pool)
@@ -263,6 +280,15 @@ def project(
     return _expand(kept, unit_k, unit_n, k, n)
 
 
+def of_one_layer(structure: str | Structure) -> Structure:
+    """The structure, where one layer's scores suffice to make its mask.  Raises InputError for a partition."""
+    structure = parse(structure)
+    if structure.parts:
+        raise InputError(f"{structure} of one layer", where="structure", fix='use [recipe] name = "partition"',
+                         expected="a chain of layers: how a layer's inputs are divided, the layer before decides")
+    return structure
+
+
 def cover(mask: NDArray[np.bool_], structure: Structure, window: int = 1) -> NDArray[np.bool_]:
     """The smallest union of whole units that contains `mask` (bool[k, n])."""
     k, n = mask.shape
@@ -274,7 +300,7 @@ def conforms(mask: NDArray[np.bool_], structure: Structure, window: int = 1) -> 
     """True if every unit of `mask` (bool[k, n]) is whole or empty and no group keeps more than its count.
 
     Groups without a count of their own ("ck", "window", "bank B") must all keep the same, ragged ones at most that; a
-    kernel with a pattern has no entry outside of it.
+    kernel with a pattern has no entry outside of it; a partition is told by partition.py.
     """
     if structure.name == "dense":
         return bool(mask.all())
@@ -286,6 +312,8 @@ def conforms(mask: NDArray[np.bool_], structure: Structure, window: int = 1) -> 
         structure = structure.inner
     if structure.library:
         return patterns.fit(mask, structure.library, window)
+    if structure.parts:
+        return partition.fits(mask, structure.parts, window)
     if not np.array_equal(cover(mask, structure, window) & inside, mask):
         return False
     if structure.keep is None and structure.group == ("all", "all"):

@@ -30,7 +30,7 @@ def test_what_is_projected_conforms_and_reads_back(text, channels, n, density, s
 def test_every_form_that_the_message_names_is_understood():
     examples = {"N:M": "2:4", "N:M of RxC": "2:4 of 1x8", "block RxC": "block 4x4", "bank B": "bank 8",
                 "window K": "window 4", "pattern K": "pattern 8", "pattern #A#B...": "pattern #3#12",
-                "A + B": "ck + window"}
+                "partition P": "partition 4", "A + B": "ck + window"}
     for form in FORMS:
         assert str(parse(examples.get(form, form))) == examples.get(form, form)
     with pytest.raises(InputError, match="bank B"):
