@@ -28,7 +28,7 @@ def _shipped() -> str:
 
     folder = Path(__file__).parent / "configs"
     lines = []
-    for path in sorted(folder.glob("*.toml")):
+    for path in sorted(folder.glob("*.toml"), key=lambda one: (one.stem != "demo", one.stem)):  # the default first
         text = path.read_text(encoding="utf-8")
         about = text.splitlines()[0].lstrip("# ") if text.startswith("#") else tomllib.loads(text)["name"]
         lines.append(f"{path.stem:12} {about}")
