@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .counts import CAUSES, Count
+from .dram import clocks_per_cycle
 from .engine import simulate_layer
 from .errors import InputError
 from .grouped import in_groups, on_planes
@@ -61,9 +63,23 @@ def _of_one_report(report: LayerReport, machine: Machine) -> Iterator[str]:
             yield f"ideal memory moved {traffic} bytes or stalled"
         return
     memories = getattr(machine.array, "memories", 1)  # of several arrays, where each has a channel of its own
-    if bytes_ and traffic * per > cycles * bytes_ * memories:
+    if bytes_ and traffic * per > (cycles + _unfinished_cycles(report, machine)) * bytes_ * memories:
         yield f"{traffic} bytes in {cycles} cycles of {bytes_}/{per} bytes from {memories} memories"
     yield from _distinct_words(report, machine)
+
+
+def _unfinished_cycles(report: LayerReport, machine: Machine) -> Fraction:
+    """Cycles by which a stream of bursts may end before the pace of its peak says.
+
+    n bursts at a distance of d clocks have crossed the pins after (n - 1) * d + tBL: where columns are further apart
+    than a burst is long (tCCD_S > tBL, in no shipped device), nothing waits after the last burst of a layer.  A layer
+    begins with closed banks, and so does each group where the machine runs them as layers of their own.
+    """
+    if machine.memory.memory != "dram":
+        return Fraction(0)
+    device = machine.memory.device
+    clocks = (device.burst_clocks - device.tBL) * report.layer.operation.groups
+    return clocks / clocks_per_cycle(device, machine.clock_hz)
 
 
 def _distinct_words(report: LayerReport, machine: Machine) -> Iterator[str]:
