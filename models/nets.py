@@ -20,7 +20,7 @@ from .errors import DataError, nearest
 from .lenet import LeNet5
 from .mobilenet_v2 import MobileNetV2
 from .resnet import ResNet18, ResNet50, SmallResNet
-from .vgg import VGG
+from .vgg import VGG, TinyVGG16
 from .vit import ViT
 
 # To add a network, add a line.  Each takes in_channels, num_classes and widths.
@@ -34,6 +34,7 @@ NETS: dict[str, Callable[..., nn.Module]] = {
     "resnet50": ResNet50,
     "vgg11": partial(VGG, depth=11),
     "vgg16": partial(VGG, depth=16),
+    "tiny_vgg16": TinyVGG16,
     "mobilenet_v2": MobileNetV2,
     "vit_tiny": ViT,
 }

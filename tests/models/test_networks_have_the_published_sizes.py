@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -62,6 +64,24 @@ def test_vgg(name: str, convs: tuple[int, ...]) -> None:
             expected += 9 * channels * width + 2 * width
             channels = width
     assert _count(build(name)) == expected + 512 * 10 + 10
+
+
+def test_tiny_vgg16_has_ten_convolutions_and_the_chain_of_tiny_imagenet() -> None:
+    with torch.device("meta"):
+        net = build("tiny_vgg16")
+    widths = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512]
+    convs = sum(9 * a * b + 2 * b for a, b in pairwise(widths))
+    chain = [(25088, 4096), (4096, 2048), (2048, 200)]
+    assert [(m.in_features, m.out_features) for m in net.modules() if isinstance(m, nn.Linear)] == chain
+    assert _count(net) == convs + sum(a * b + b for a, b in chain)
+    slim = build("tiny_vgg16", widths=[4, 4, 6, 6, 8, 8]).eval()
+    sides: list[int] = []
+    for module in slim.modules():
+        if isinstance(module, (nn.MaxPool2d, nn.AdaptiveMaxPool2d)):
+            module.register_forward_hook(lambda _module, _inputs, output: sides.append(output.shape[-1]))
+    with torch.no_grad():
+        slim(torch.zeros(1, 3, 56, 56))
+    assert sides == [28, 14, 7]
 
 
 def test_lenet5_is_the_well_known_61706() -> None:
@@ -128,6 +148,7 @@ def test_attention_is_torchs() -> None:
 
 
 SLIM = {"lenet5": [2, 3, 8, 6], "resnet18": [4, 6, 8, 10], "vgg11": [4, 4, 6, 6, 8], "vgg16": [4, 4, 6, 6, 8],
+        "tiny_vgg16": [4, 4, 6, 6, 8, 8],
         "resnet50": [4, 6, 8, 10], "mobilenet_v2": [4, 4, 6, 6, 8, 8, 10], "vit_tiny": [12, 20]}  # fmt: skip
 
 
@@ -189,6 +210,7 @@ def test_a_seed_fixes_the_weights_and_leaves_the_global_generator() -> None:
         ("lenet5", {"in_channels": "3"}, "lenet5: in_channels is '3'"),
         ("resnet18", {"num_classes": -1}, "resnet18: num_classes is -1"),
         ("resnet18", {"stem": "smal"}, "stem is 'smal'; did you mean 'small'"),
+        ("tiny_vgg16", {"dropout": 1.0}, "tiny_vgg16: dropout is 1.0; expected a number from 0 to below 1"),
         ("mobilenet_v2", {"width": 0}, "mobilenet_v2: width is 0; expected a number above 0"),
         ("mobilenet_v2", {"stem": "smal"}, "did you mean 'small'"),
         ("vit_tiny", {"patch": 15}, "vit: patch is 15; expected a divisor of image = 224"),
