@@ -23,7 +23,7 @@ def bounds(size: int, parts: int) -> tuple[int, int]:
 
 def components(mask: NDArray[np.bool_]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """(rows, columns) of each connected component of bool[rows, columns], by the first row; empty ones are in none."""
-    packed = np.packbits(mask, axis=1)
+    packed = np.ascontiguousarray(np.packbits(mask, axis=1))  # packbits keeps the order that a transposed mask has
     # Rows alike are one node: a partition has P kinds of rows, however many rows there are.
     kinds, kind_of = np.unique(packed.view(np.dtype((np.void, packed.shape[1]))).reshape(-1), return_inverse=True)
     rows = np.unpackbits(kinds.view(np.uint8).reshape(len(kinds), -1), axis=1, count=mask.shape[1]).astype(bool)
