@@ -18,6 +18,7 @@ from simulator.errors import InputError, nearest
 
 RECIPES: dict[str, str] = {
     "clicktrain": "codesign.recipes.clicktrain",
+    "partition": "codesign.recipes.partition",
     "sr_ste": "codesign.recipes.sr_ste",
 }
 """Name in a configuration -> module."""
