@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from . import simulate_pictures as pictures
 from .cli_common import JSON, MACHINE_HELP, example, message, print_json, print_layers, print_reports, print_table
 
 
@@ -20,6 +21,7 @@ from .cli_common import JSON, MACHINE_HELP, example, message, print_json, print_
     epilog=example(
         "espalier simulate runs/demo/trace.safetensors --machine nm_array",
         "espalier simulate resnet18.csv --machine scalesim_ws --reports out --json",
+        "espalier simulate runs/demo/trace.safetensors --machine nm_array --report pictures.html",
         "espalier simulate training_trace.safetensors --machine nm_array --training --optimiser sgd_momentum",
     ),
 )
@@ -29,6 +31,7 @@ from .cli_common import JSON, MACHINE_HELP, example, message, print_json, print_
 @click.option(
     "--reports", type=click.Path(file_okay=False), metavar="DIR", help="Write SCALE-Sim's csv reports into DIR."
 )
+@pictures.options
 @click.option("--weight-type", metavar="TYPE", help="Number type of all weights: int4, int8, fp16, bf16, fp32 ...")
 @click.option("--input-type", metavar="TYPE", help="Number type of all inputs.")
 @click.option("--output-type", metavar="TYPE", help="Number type of all outputs.")
@@ -49,12 +52,14 @@ def simulate(
     output_type: str | None,
     training: bool,
     as_json: bool,
-    **iteration: Any,
+    **more: Any,
 ) -> None:
     """Simulate a trace or a SCALE-Sim topology csv on one machine."""
     from simulator import load_machine
     from simulator import simulate as run
 
+    asked, iteration = pictures.taken(more), more
+    pictures.check(asked, {"training": training})
     machine = load_machine(machine_name)
     trace = read_workload(workload, machine_name, gemm, getattr(machine.array, "convention", "pytorch"))
     for note in trace.provenance.get("notes", ()):
@@ -68,7 +73,9 @@ def simulate(
 
         print_training(trace, machine, iteration, as_json)
         return
+    pictures.check_layer(asked, trace, machine)
     found = run(trace, machine)
+    pictures.write(asked, trace, found, workload, machine_name)
     if reports is not None:
         from simulator.importers.scalesim_reports import write_reports
 

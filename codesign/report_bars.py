@@ -34,6 +34,9 @@ CAUSES = {
 }
 """The causes that simulator/counts.py names, in the order of the bars; a machine's other causes follow them."""
 OTHERS = 6
+BOTH = ("dense", "pruned")
+ALONE = ("pruned",)
+"""Rows of every group of bars; a network without any pruned weight has one, and no dense one beside it."""
 LEFT, RIGHT = 196.0, WIDTH - 190
 BAR, PITCH = 10.0, 31.0
 
@@ -66,22 +69,27 @@ def cause_legend(causes: Sequence[str]) -> str:
     return element("p", *keys, class_="legend")
 
 
-def total_bars(dense: Mapping[str, Any], now: Mapping[str, Any], causes: Sequence[str]) -> str:
-    """Two thick bars: the whole network dense and as it is now."""
+def total_bars(
+    dense: Mapping[str, Any], now: Mapping[str, Any], causes: Sequence[str], rows: Sequence[str] = BOTH
+) -> str:
+    """Two thick bars, the whole network dense and as it is now; or the latter alone."""
     x = Scale(0, max(dense["cycles"], now["cycles"], 1), LEFT, RIGHT)
     parts = []
-    for row, (name, total) in enumerate((("dense", dense), ("pruned", now))):
+    for row, name in enumerate(rows):
+        total = dense if name == "dense" else now
         y = 8 + row * 34.0
-        parts.append(text(LEFT - 12, y + 17, f"network, {name}", "label", "end"))
+        said = f"network, {name}" if rows == BOTH else "network"
+        parts.append(text(LEFT - 12, y + 17, said, "label", "end"))
         parts.append(
-            element("g", _stack(total, causes, x, 24, f"network, {name}"), transform=f"translate({LEFT:g} {y:g})")
+            element("g", _stack(total, causes, x, 24, said), transform=f"translate({LEFT:g} {y:g})")
         )
         parts.append(text(RIGHT + 12, y + 17, f"{units.short(total['cycles'])} cycles", "label"))
-    return svg(WIDTH, 78, *parts, label="Cycles of the whole network by cause, dense and pruned")
+    return svg(WIDTH, 10 + 34 * len(rows), *parts, label=f"Cycles of the whole network by cause{_which(rows)}")
 
 
-def layer_bars(layers: Sequence[LayerOnMachine], causes: Sequence[str]) -> str:
+def layer_bars(layers: Sequence[LayerOnMachine], causes: Sequence[str], rows: Sequence[str] = BOTH) -> str:
     """For every layer the dense bar, paler, above the bar of now; cycles and speed-up at the right."""
+    both, thick = rows == BOTH, BAR if rows == BOTH else 2 * BAR
     longest = max(max(layer.now["cycles"], layer.dense["cycles"]) for layer in layers)
     x = Scale(0, max(longest, 1), LEFT, RIGHT)
     top, bottom = 10.0, 14 + PITCH * len(layers)
@@ -105,11 +113,12 @@ def layer_bars(layers: Sequence[LayerOnMachine], causes: Sequence[str]) -> str:
                 text_anchor="end",
             )
         )
-        for row, (name, total) in enumerate((("dense", layer.dense), ("pruned", layer.now))):
+        for row, name in enumerate(rows):
+            total = layer.dense if name == "dense" else layer.now
             stretch = longest / total["cycles"] if total["cycles"] else 0.0
             bar = element(
                 "g",
-                _stack(total, causes, x, BAR, f"{layer.name}, {name}"),
+                _stack(total, causes, x, thick, f"{layer.name}, {name}" if both else layer.name),
                 class_="bar",
                 style=f"--stretch:{stretch:.5f}",
             )
@@ -118,29 +127,34 @@ def layer_bars(layers: Sequence[LayerOnMachine], causes: Sequence[str]) -> str:
             text(
                 RIGHT + 12,
                 y + 15,
-                f"{units.short(layer.dense['cycles'])} → {units.short(layer.now['cycles'])}",
+                (f"{units.short(layer.dense['cycles'])} → " if both else "") + units.short(layer.now["cycles"]),
                 "label",
             )
         )
-        parts.append(text(WIDTH - 2, y + 15, units.times(layer.speedup), "label strong", "end"))
-    return svg(WIDTH, bottom + 46, *parts, label="Cycles of each layer by cause, dense and pruned")
+        if both:
+            parts.append(text(WIDTH - 2, y + 15, units.times(layer.speedup), "label strong", "end"))
+    return svg(WIDTH, bottom + 46, *parts, label=f"Cycles of each layer by cause{_which(rows)}")
 
 
-def energy_bars(dense: Mapping[str, float], now: Mapping[str, float]) -> str:
-    """For every component of the energy two bars, dense and pruned, with picojoules at the right."""
+def energy_bars(
+    dense: Mapping[str, float], now: Mapping[str, float], rows: Sequence[str] = BOTH, per: str = " per image"
+) -> str:
+    """For every component of the energy two bars, dense and pruned, with picojoules at the right; or one."""
+    both, thick = rows == BOTH, 12 if rows == BOTH else 25
     names = list(dict.fromkeys([*dense, *now]))
     most = max([*dense.values(), *now.values(), 1e-30])
     unit, factor = next(((unit.strip(), factor) for factor, unit in units.ENERGIES_PJ if most >= factor), ("pJ", 1.0))
     x = Scale(0, most / factor, LEFT, RIGHT)
     top, bottom = 10.0, 14 + 38.0 * len(names)
-    parts = [x_axis(x, top, bottom, units.plain, f"{unit} per image")]
+    parts = [x_axis(x, top, bottom, units.plain, unit + per)]
     for index, name in enumerate(names):
         y = top + 7 + index * 38.0
         parts.append(text(LEFT - 12, y + 17, name, "label", "end"))
-        for row, (which, table) in enumerate((("dense", dense), ("pruned", now))):
+        for row, which in enumerate(rows):
+            table = dense if which == "dense" else now
             value = table.get(name, 0.0)
             said = title(
-                f"{name}, {which}",
+                f"{name}, {which}" if both else name,
                 units.energy(value),
                 f"{units.percent(value / (sum(table.values()) or 1.0))} of the network's energy",
             )
@@ -151,7 +165,7 @@ def energy_bars(dense: Mapping[str, float], now: Mapping[str, float]) -> str:
                     x=LEFT,
                     y=y + row * 13,
                     width=x(value / factor) - LEFT,
-                    height=12,
+                    height=thick,
                     class_=f"energy {which}",
                 )
             )
@@ -159,11 +173,15 @@ def energy_bars(dense: Mapping[str, float], now: Mapping[str, float]) -> str:
             text(
                 RIGHT + 12,
                 y + 17,
-                f"{units.energy(dense.get(name, 0.0))} → {units.energy(now.get(name, 0.0))}",
+                (f"{units.energy(dense.get(name, 0.0))} → " if both else "") + units.energy(now.get(name, 0.0)),
                 "label",
             )
         )
-    return svg(WIDTH, bottom + 46, *parts, label="Energy by component, dense and pruned")
+    return svg(WIDTH, bottom + 46, *parts, label=f"Energy by component{_which(rows)}")
+
+
+def _which(rows: Sequence[str]) -> str:
+    return ", dense and pruned" if rows == BOTH else ""
 
 
 def _stack(total: Mapping[str, Any], causes: Sequence[str], x: Scale, height: float, name: str) -> str:

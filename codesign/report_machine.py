@@ -40,10 +40,10 @@ def cycles(on: OnMachine, number: int, tail: str) -> str:
         f"({units.percent(dense['utilisation'])} dense). In each pair the paler bar above is the dense layer. "
         "Blue is work, violet the array's own overhead, warm colours wait for DRAM."
     )
-    switch = _switch({"cycles": "cycles", "shares": "shares"})
+    buttons = switch({"cycles": "cycles", "shares": "shares"})
     body = element(
         "div",
-        switch,
+        buttons,
         cause_legend(causes),
         element("figure", total_bars(dense, now, causes)),
         element("figure", layer_bars(on.layers, causes)),
@@ -103,9 +103,12 @@ def roof(on: OnMachine, number: int, tail: str) -> str:
         "for memory: fewer weights help it only by moving fewer bytes. One far below both roofs loses its time to "
         "fills, drains and latency."
     )
-    switch = _switch({work.replace("_", "-"): words for work, words in WORK.items()})
+    buttons = switch({work.replace("_", "-"): words for work, words in WORK.items()})
     return section(
-        f"roofline-{number}", heading, lead, element("div", switch, *views, key, class_="views", data_view="dense-macs")
+        f"roofline-{number}",
+        heading,
+        lead,
+        element("div", buttons, *views, key, class_="views", data_view="dense-macs"),
     )
 
 
@@ -136,7 +139,7 @@ def _field(name: str, value: object) -> str:
     return escape(value)
 
 
-def _switch(choices: dict[str, str]) -> str:
+def switch(choices: dict[str, str]) -> str:
     """Buttons that the script shows and serves; without it the first view stays."""
     buttons = [element("button", escape(words), type="button", data_show=view) for view, words in choices.items()]
     return element("div", *buttons, class_="switch", role="group", hidden="hidden")

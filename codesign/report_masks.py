@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,12 @@ FAINTEST = 22
 
 def mask_png(mask: NDArray[np.bool_], colour: tuple[int, int, int], most: int) -> tuple[str, int, int]:
     """(data URI of a PNG, its width, its height) of bool[groups, k, n], neither side above `most` pixels."""
-    flat = np.concatenate(list(mask), axis=1)
-    shades = np.rint(_averaged(flat, most) * (SHADES - 1)).astype(np.uint8)
+    return shares_png(averaged(np.concatenate(list(mask), axis=1), most), colour)
+
+
+def shares_png(shares: NDArray[np.float64], colour: tuple[int, int, int]) -> tuple[str, int, int]:
+    """(data URI of a PNG, its width, its height) of float64[rows, cols] from 0, faint, to 1, the whole colour."""
+    shades = np.rint(shares * (SHADES - 1)).astype(np.uint8)
     height, width = shades.shape
     even = np.pad(shades, ((0, 0), (0, width % 2)))
     packed = (even[:, ::2] << 4 | even[:, 1::2]).astype(np.uint8)  # four bits a pixel
@@ -40,13 +45,13 @@ def mask_png(mask: NDArray[np.bool_], colour: tuple[int, int, int], most: int) -
     return "data:image/png;base64," + base64.b64encode(image).decode("ascii"), width, height
 
 
-def _averaged(mask: NDArray[np.bool_], most: int) -> NDArray[np.float64]:
+def averaged(values: NDArray[Any], most: int) -> NDArray[np.float64]:
     """Mean over the cells of a grid with at most `most` rows and columns; cells differ by at most one entry."""
-    rows, cols = (min(extent, most) for extent in mask.shape)
-    row_at = np.arange(rows) * mask.shape[0] // rows
-    col_at = np.arange(cols) * mask.shape[1] // cols
-    sums = np.add.reduceat(np.add.reduceat(mask.astype(np.float64), row_at, axis=0), col_at, axis=1)
-    areas = np.outer(np.diff(row_at, append=mask.shape[0]), np.diff(col_at, append=mask.shape[1]))
+    rows, cols = (min(extent, most) for extent in values.shape)
+    row_at = np.arange(rows) * values.shape[0] // rows
+    col_at = np.arange(cols) * values.shape[1] // cols
+    sums = np.add.reduceat(np.add.reduceat(values.astype(np.float64), row_at, axis=0), col_at, axis=1)
+    areas = np.outer(np.diff(row_at, append=values.shape[0]), np.diff(col_at, append=values.shape[1]))
     return np.asarray(sums / areas)
 
 

@@ -55,7 +55,7 @@ def roofline(on: OnMachine, work: str) -> str | None:
             parts.append(
                 element(
                     "g",
-                    _said(layer, "pruned", now, work),
+                    _said(layer, "pruned" if layer.now != layer.dense else "dense", now, work),
                     element("circle", r=9.5),
                     text(0, 4, number, "number" if number < 100 else "number tight", "middle"),
                     class_="to",
