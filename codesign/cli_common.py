@@ -173,6 +173,9 @@ def print_reports(reports: Sequence[Mapping[str, Any]]) -> None:
     for report in reports:
         if report.get("coverage"):
             click.echo(f"{report['machine']}: {report['coverage']['line']}")
+        if kept := report.get("kept_on_chip"):
+            saved, names = sum(one["dram_bytes_saved"] for one in kept), ", ".join(one["producer"] for one in kept)
+            click.echo(f"{report['machine']}: on chip from layer to layer, {saved:,} DRAM bytes saved: {names}")
 
 
 def print_layers(report: Mapping[str, Any], dense: Mapping[str, Any] | None) -> None:

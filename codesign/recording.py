@@ -324,7 +324,8 @@ class _Recorder(TorchDispatchMode):
         others = sum(sizes) - (writes if taken is not None else 0)
         operator = Operator(
             _unique(self._label(name, leaf=True), self.operator_names), name, kind, sum(sizes), writes, number,
-            after=self.runs[-1].name if self.runs else "", others=others if taken is not None else 0, macs=macs)
+            after=self.runs[-1].name if self.runs else "", others=others if taken is not None else 0, macs=macs,
+            sources=tuple(run.name for run in self.runs if any(run.name in value.sources for value in read)))
         foldable = name == "batch_norm" and taken is not None and taken.raw
         self.values[output] = Value(frozenset().union(*(value.sources for value in read)),
                                     "" if taken is None else taken.producer, raw=foldable, made_by=len(self.pending))

@@ -12,13 +12,13 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
-from . import area, energy, grouped, precision, vector
+from . import area, energy, grouped, precision, residency, vector
 from .counts import Count
 from .coverage import coverage
-from .hardware import Machine
+from .hardware import Machine, Memory
 from .machines import model
 from .mapping import Tiling
-from .report import LayerReport, OperatorReport, Report, Total, sram_bytes
+from .report import Kept, LayerReport, OperatorReport, Report, Total, sram_bytes
 from .trace import LayerTrace, Trace
 
 
@@ -29,20 +29,26 @@ def simulate(trace: Trace, machine: Machine, *, compare_dense: bool = True) -> R
     Raises InputError where a layer cannot run on the machine, naming the layer.
     """
     known: dict[Hashable, LayerReport] = {}
-    layers, operators, total = _network(trace, machine, known)
-    dense = _network(trace.dense(), machine, known)[2] if compare_dense else None
+    layers, kept = _layers(trace, machine, known)
+    operators = vector.run(trace.operators or (), layers, machine)
+    total, dense = add_totals([*layers, *operators], machine), None
+    if compare_dense:
+        beside, _ = _layers(trace.dense(), machine, known)
+        dense = add_totals([*beside, *vector.run(trace.operators or (), beside, machine)], machine)
     notes = energy.notes(machine)
     return Report(machine, layers, total, dense, area.area_mm2(machine), notes, operators,
-                  coverage(trace, operators))
+                  coverage(trace, operators), kept)
 
 
-def _network(trace: Trace, machine: Machine, known: dict[Hashable, LayerReport],
-             ) -> tuple[list[LayerReport], list[OperatorReport], Total]:
-    """Every layer, every operator that was recorded, and their sum."""
+def _layers(trace: Trace, machine: Machine,
+            known: dict[Hashable, LayerReport]) -> tuple[list[LayerReport], list[Kept]]:
+    """Every layer, and the outputs that stayed on chip between them."""
+    if machine.memory.keep_outputs_on_chip:
+        variants: dict[Memory, dict[Hashable, LayerReport]] = {}
+        return residency.run(trace, machine, lambda layer, on: _simulate_once(
+            layer, on, variants.setdefault(on.memory, {}), None))
     plans = _plans(trace, machine)
-    layers = [_simulate_once(layer, machine, known, plans.get(layer.name)) for layer in trace.layers]
-    operators = vector.run(trace.operators or (), layers, machine)
-    return layers, operators, add_totals([*layers, *operators], machine)
+    return [_simulate_once(layer, machine, known, plans.get(layer.name)) for layer in trace.layers], []
 
 
 def _plans(trace: Trace, machine: Machine) -> Mapping[str, Tiling]:
@@ -78,7 +84,8 @@ def simulate_layer(layer: LayerTrace, machine: Machine, tiling: Tiling | None = 
         clock_hz=machine.clock_hz,
         cycle_offset=machine.array.cycle_offset,
     )
-    return LayerReport(layer, total, result.tiling, result.executed_as)
+    native = getattr(machine.array, "native_formats", {"weight": "dense", "input": "dense"})
+    return LayerReport(layer, total, result.tiling, result.executed_as, {**native, **result.formats})
 
 
 def add_totals(parts: Sequence[LayerReport | OperatorReport], machine: Machine) -> Total:

@@ -28,6 +28,11 @@ CANDIDATES = (*KINDS, "1:2", "2:4", "1:4", "rle 2", "rle 3", "rle 4", "rle 5", "
 """What `best` tries, in the order in which ties are decided."""
 
 
+STORABLE = ("dense", "bitmask", "csr", "csc", "run_length", "coordinate",
+            "rle 2", "rle 3", "rle 4", "rle 5", "rle 6", "rle 8")
+"""What a machine's memory may declare for an operand, beside "native" and "auto", which takes the smallest of these."""
+
+
 @dataclass(frozen=True)
 class Format:
     """A format with its parameters.  kind: one of KINDS, "n:m" (keep, of), "rle" (run_bits) or "fkw" (window)."""
@@ -83,6 +88,24 @@ def parse_format(text: str) -> Format:
                      f'{", ".join(KINDS)}, "n:m" such as "2:4", "rle B" with runs of B = 1 to 62 bits or "fkw W" with '
                      'kernels of W rows such as "fkw 9"',
                      fix=nearest(text, CANDIDATES))
+
+
+def candidates_of(declared: str) -> tuple[Format, ...]:
+    """The formats that a memory's declaration stands for: none for "native", for "auto" all, else one.
+
+    "dense" is uncompressed, "run_length" runs of 4 bits, "rle B" runs of B.  Raises InputError for another text.
+    """
+    if declared == "native":
+        return ()
+    if declared == "auto":
+        return tuple(dict.fromkeys(fmt for text in STORABLE for fmt in candidates_of(text)))
+    fmt = parse_format({"dense": "uncompressed", "run_length": "rle 4"}.get(declared, declared)) if (
+        declared in STORABLE or declared.startswith("rle ")) else None
+    if fmt is None:
+        raise InputError(f"unknown format {declared!r}",
+                         expected=f'"native", "auto", {", ".join(STORABLE[:6])} or "rle B"',
+                         fix=nearest(declared, ("native", "auto", *STORABLE)))
+    return (fmt,)
 
 
 def index_bits(count: int) -> int:

@@ -64,14 +64,14 @@ def _at_rate(layer: LayerTrace, machine: Machine, factor: Fraction, tiling: Tili
     else:
         found = run(layer, precision.slower(machine, factor.denominator), tiling)
         counts = precision.stretched(found.counts, factor.denominator)
-    return LayerCounts(counts, found.tiling, found.executed_as)
+    return LayerCounts(counts, found.tiling, found.executed_as, found.formats)
 
 
 def _added(parts: list[LayerCounts]) -> LayerCounts:
     """The groups' counts as one layer's; their tiling is that of a group that was not left out."""
     ran = next((part for part in parts if part.executed_as != "removed"), parts[0])
     counts = np.stack([part.counts for part in parts]).sum(axis=0)
-    return LayerCounts(counts, ran.tiling, ran.executed_as)
+    return LayerCounts(counts, ran.tiling, ran.executed_as, ran.formats)
 
 
 def supports(machine: Machine, operation: Operation) -> bool:

@@ -34,6 +34,7 @@ RANGES = {
     "psum_bits": (1, 1024),
 }
 COMPONENTS = ("array", "memory", "vector")  # fields of Machine that are components; in a file their fields are flat
+NOT_IN_FILES = ("array_clock_hz", "inputs_on_chip", "outputs_on_chip")  # fields of Memory that others set
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,12 @@ class Memory:
     dram_latency_cycles: int = 100
     dram_burst_bytes: int = 64
     psum_bits: int = 32
+    keep_outputs_on_chip: bool = False  # from layer to layer, where they fit (residency.py)
+    inputs_on_chip: bool = False  # of one layer, as residency.py sets it: its inputs do not cross the channel
+    outputs_on_chip: bool = False  # of one layer: its finished outputs do not
+    weight_format: str = "native"  # off chip: as the model keeps it, or a name of formats.STORABLE, or "auto"
+    input_format: str = "native"
+    weight_decoder: str = "load"  # of a declared weight_format: ahead of the buffer ("load") or behind it ("read")
     dram: str = "ddr4_2400"
     dram_channels: int = 0
     dram_address_mapping: str = "row:bank:column:group:channel"
@@ -76,12 +83,27 @@ class Memory:
             if not low <= getattr(self, name) <= high:
                 found.append(f"{name} = {getattr(self, name)}; expected an integer from {low} to {high}")
         found += _not_in(self, "bank_interleave", ("element", "row")) + _below(self, "bank_ports", 1)
+        banks = {name: getattr(self, f"{name}_banks") for name in ("input", "weight", "output")}
         found += [f"{name}_banks = {value}; expected 0 (no conflicts) to 65536"
-                  for name in ("input", "weight", "output") if not 0 <= (value := getattr(self, f"{name}_banks")) <= 65536]
+                  for name, value in banks.items() if not 0 <= value <= 65536]
         if not (1 / MOST_DENOMINATOR <= self.dram_bytes_per_cycle <= 2**30 or self.dram_bytes_per_cycle == math.inf):
             found.append(f"dram_bytes_per_cycle = {self.dram_bytes_per_cycle}; expected 1e-06 to {2**30} "
                          "(inf = no limit)")
+        found += self._format_problems()
         return found + (self._dram_problems() if self.memory == "dram" else [])
+
+    def _format_problems(self) -> list[str]:
+        from .formats import candidates_of
+
+        found = _not_in(self, "weight_decoder", ("load", "read"))
+        if self.weight_decoder == "read" and self.weight_format == "native":
+            found.append("weight_decoder = 'read'; it needs a weight_format")
+        for name in ("weight_format", "input_format"):
+            try:
+                candidates_of(getattr(self, name))
+            except InputError as error:
+                found.append(f"{name} = {getattr(self, name)!r}: {error}")
+        return found
 
     def _dram_problems(self) -> list[str]:
         from . import dram
@@ -187,8 +209,7 @@ class Machine:
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             flat.update(dataclasses.asdict(value) if item.name in COMPONENTS else {item.name: value})
-        del flat["array_clock_hz"]
-        return flat
+        return {name: value for name, value in flat.items() if name not in NOT_IN_FILES}
 
     def replace(self, **overrides: Any) -> Machine:
         """The same machine with some fields changed, by their flat names; InputError as in load_machine."""
@@ -230,7 +251,8 @@ def build(table: Mapping[str, Any], name: str, where: str = "") -> Machine:
     homes: dict[str, type] = {}
     for owner in (Machine, Memory, Vector, spec):
         homes.update({item.name: owner for item in dataclasses.fields(owner) if item.name not in COMPONENTS})
-    del homes["array_clock_hz"]
+    for item in NOT_IN_FILES:
+        del homes[item]
     # `memory` names both a component of Machine and its first field; in a file it is the field.
     homes["memory"] = Memory
     parts: dict[type, dict[str, Any]] = {Machine: {}, Memory: {}, Vector: {}, spec: {}}
@@ -252,7 +274,7 @@ def build(table: Mapping[str, Any], name: str, where: str = "") -> Machine:
         raise InputError.collect(errors)
     clock = parts[Machine].get("clock_hz", 1e9)
     memory, vector, array = Memory(**parts[Memory], array_clock_hz=clock), Vector(**parts[Vector]), spec(**parts[spec])
-    problems = memory.problems() + vector.problems() + array.problems()
+    problems = memory.problems() + vector.problems() + array.problems() + _unable(memory, array)
     if hasattr(array, "bank_problems"):
         problems += array.bank_problems(memory)
     elif memory.input_banks or memory.weight_banks or memory.output_banks:
@@ -353,6 +375,21 @@ def _typed(value: Any, hint: Any) -> Any:
     if not isinstance(value, str):
         raise TypeError("a text")
     return value
+
+
+def _unable(memory: Memory, array: Any) -> list[str]:
+    """A sentence for each operand that the array can neither decode nor compute on, and for one that it cannot keep."""
+    found = []
+    why = getattr(array, "outputs_leave", "")
+    if memory.keep_outputs_on_chip and why:
+        found.append(f"keep_outputs_on_chip = True; expected false: {why}")
+    for operand in ("weight", "input"):
+        declared = getattr(memory, f"{operand}_format")
+        native = getattr(array, "native_formats", {}).get(operand, "dense")
+        if declared not in ("native", native) and operand not in getattr(array, "decodes", ()):
+            found.append(f"{operand}_format = {declared!r}; expected \"native\" ({native}): "
+                         "the array reads what is stored")
+    return found
 
 
 def _below(spec: Any, name: str, least: int) -> list[str]:

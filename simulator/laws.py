@@ -95,7 +95,7 @@ def _distinct_words(report: LayerReport, machine: Machine) -> Iterator[str]:
     operation = layer.operation
     channels = weights.reshape(operation.groups, -1, operation.window, weights.shape[2]).any(axis=(2, 3)).reshape(-1)
     words = int(channels.sum()) * _positions_per_channel(operation)
-    if getattr(machine.array, "compressed_inputs", False):
+    if getattr(machine.array, "compressed_inputs", False) or machine.memory.input_format != "native":
         words = _nonzero_words(layer, channels)
     if counts[Count.INPUT_DRAM_READ_BYTES] * 8 < words * layer.input_bits:
         yield f"{counts[Count.INPUT_DRAM_READ_BYTES]} input bytes read for {words} distinct words"

@@ -23,11 +23,12 @@ class Operator:
     name: unique among the operators of a trace.  operator: the function's own name, such as "max_pool2d".  kind: one
     of KINDS; "unknown" is priced on no machine, and `macs` are the multiply-accumulates of one that has them.
     reads, writes: elements, of `bits` each.  operations: scalar operations, each of one lane and cycle.
-    after: the layer that ran last before it ("" = it ran first).  fusion: "producer" where every output depends on one
-    output of the layer `producer` at the same place, so that a fused machine applies it as they leave; `others` are
-    then the elements it reads besides those.  "weights" where it is a scale and a shift that an inference engine
-    multiplies into the producer's weights beforehand.  Raises InputError for a count that is negative or beyond 64
-    bits, an unknown kind, and a fusion without a producer.
+    after: the layer that ran last before it ("" = it ran first).  sources: layers whose outputs it reads, directly or
+    through operators.  fusion: "producer" where every output depends on one output of the layer `producer` at the same
+    place, so that a fused machine applies it as they leave; `others` are then the elements it reads besides those.
+    "weights" where it is a scale and a shift that an inference engine multiplies into the producer's weights
+    beforehand.  Raises InputError for a count that is negative or beyond 64 bits, an unknown kind, and a fusion without
+    a producer.
     """
 
     name: str
@@ -42,9 +43,11 @@ class Operator:
     producer: str = ""
     others: int = 0
     macs: int = 0
+    sources: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"operator {self.name!r}"
+        object.__setattr__(self, "sources", tuple(self.sources))
         for item in fields(self):
             value = getattr(self, item.name)
             least, most = (1, 64) if item.name == "bits" else (0, INT64_MAX // 4096)

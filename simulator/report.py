@@ -6,6 +6,7 @@ Nothing here is measured or estimated anew.  Read energy.py for where the joules
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from .coverage import Coverage
 from .hardware import Machine
 from .mapping import Tiling
 from .operators import Operator
+from .sparse_actions import actions_of
 from .trace import LayerTrace
 
 Counts = NDArray[np.int64]
@@ -30,6 +32,7 @@ class LayerCounts:
     counts: Counts
     tiling: Tiling
     executed_as: str  # the structure that the machine exploited: "dense", "2:4", "block 16x16", ...
+    formats: Mapping[str, str] = field(default_factory=dict)  # of "weight" and "input" off chip, where one was declared
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +123,7 @@ class LayerReport:
     total: Total
     tiling: Tiling
     executed_as: str
+    formats: Mapping[str, str] = field(default_factory=dict)  # in which "weight" and "input" are stored off chip
 
     @property
     def name(self) -> str:
@@ -148,7 +152,7 @@ class LayerReport:
             "name": self.name, "op": self.layer.operation.kind, "m": gemm.m, "k": gemm.k, "n": gemm.n,
             "groups": self.layer.operation.groups, "weight_source": self.layer.weight_source,
             "structure": self.layer.structure,
-            "executed_as": self.executed_as, "weight_density": self.layer.weight_density,
+            "executed_as": self.executed_as, "formats": dict(self.formats), "weight_density": self.layer.weight_density,
             "input_density": self.layer.input_density, "tiling": self.tiling.to_dict(),
             "total": self.total.to_dict(),
         }
@@ -178,6 +182,16 @@ class OperatorReport:
             "how": self.how, "total": self.total.to_dict()}
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A layer's output that stayed on chip for the layers that read it, and the DRAM bytes that this saved."""
+
+    producer: str
+    consumers: tuple[str, ...]
+    bytes: int
+    dram_bytes_saved: int
+
+
 @dataclass(frozen=True, eq=False)
 class Report:
     """A network on one machine, beside the same network dense on the same machine where it was asked for."""
@@ -190,6 +204,7 @@ class Report:
     notes: Sequence[str] = field(default_factory=tuple)
     operators: Sequence[OperatorReport] = ()
     coverage: Coverage | None = None
+    kept_on_chip: Sequence[Kept] = ()
 
     @property
     def cycles(self) -> int:
@@ -232,7 +247,9 @@ class Report:
             "energy_ratio": self.energy_ratio,
             "area_mm2": self.area_mm2,
             "notes": list(self.notes),
+            "sparse_actions": [dataclasses.asdict(one) for one in actions_of(self.machine.array)],
             "coverage": None if self.coverage is None else self.coverage.to_dict(),
+            "kept_on_chip": [dataclasses.asdict(one) for one in self.kept_on_chip],
             "layers": [layer.to_dict() for layer in self.layers],
             "operators": [operator.to_dict() for operator in self.operators],
         }

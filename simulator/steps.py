@@ -8,7 +8,7 @@ time line of its own.  docs/model.md section 2 is the text, reference/steps.py t
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,7 @@ def play(steps: Steps, memory: Memory) -> Ints:
     if memory.memory == "ideal" or not len(steps):
         return counts
     check_fits(steps, memory)
+    steps = crossing(steps, memory)
     from . import dram
     from . import steps_kernel as kernel
 
@@ -104,6 +105,14 @@ def parameters(memory: Memory) -> Ints:
     p[kernel.BW_BYTES], p[kernel.BW_CYCLES] = memory.bandwidth()
     p[kernel.LATENCY], p[kernel.BURST] = memory.dram_latency_cycles, memory.burst_bytes
     return p
+
+
+def crossing(steps: Steps, memory: Memory) -> Steps:
+    """The steps without the transfers of operands that are on chip already, or stay there."""
+    nothing = np.zeros(len(steps), dtype=np.int64)
+    if memory.inputs_on_chip:
+        steps = replace(steps, input_bytes=nothing)
+    return replace(steps, output_bytes=nothing) if memory.outputs_on_chip else steps
 
 
 def missing_bytes(steps: Steps, memory: Memory) -> int:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from .errors import InputError
+from .formats import STORABLE
 from .hardware import Machine, Memory
 from .machines import (
     banks,
@@ -174,6 +175,25 @@ def pattern_engine_specs(draw: st.DrawFn) -> pattern_engine.Spec:
 
 
 @st.composite
+def tensordash_specs(draw: st.DrawFn) -> tensordash.Spec:
+    """Up to three tiles of up to 3 x 3 elements; few lanes, so that streams have several rows."""
+    few = st.integers(1, 3)
+    return tensordash.Spec(tiles=draw(few), rows=draw(few), cols=draw(few),
+                           lanes=draw(st.sampled_from((1, 2, 3, 4, 6, 7, 11, 16, 64))),
+                           staging_depth=draw(st.sampled_from((2, 3))),
+                           sparse_side=draw(st.sampled_from(tensordash.SIDES)),
+                           storage=draw(st.sampled_from(tensordash.STORAGE)))
+
+
+@st.composite
+def dual_side_tensor_core_specs(draw: st.DrawFn) -> dual_side_tensor_core.Spec:
+    """Up to three units with tiles, vectors and bank grids that do not divide one another."""
+    few, side = st.integers(1, 3), st.integers(1, 5)
+    return dual_side_tensor_core.Spec(units=draw(few), tile_m=draw(side), tile_n=draw(side), tile_k=draw(side),
+                                      vector_m=draw(few), vector_n=draw(few), bank_rows=draw(few), bank_cols=draw(few))
+
+
+@st.composite
 def s2ta_specs(draw: st.DrawFn) -> s2ta.Spec:
     """Up to 3 x 3 tensor PEs of up to 3 x 3 datapaths, blocks from 2 to 8, any bounds."""
     few, block = st.integers(1, 3), draw(st.sampled_from((2, 4, 6, 8)))
@@ -197,25 +217,6 @@ def highlight_specs(draw: st.DrawFn) -> highlight.Spec:
                           rank0=rank(("1:2", "2:2", "2:3", "2:4", "1:4")),
                           rank1=rank(("1:1", "1:2", "2:2", "2:3", "2:4")),
                           blocks_along=draw(st.sampled_from(("k", "channel"))), compressed_inputs=draw(st.booleans()))
-
-
-@st.composite
-def tensordash_specs(draw: st.DrawFn) -> tensordash.Spec:
-    """Up to three tiles of up to 3 x 3 elements; few lanes, so that streams have several rows."""
-    few = st.integers(1, 3)
-    return tensordash.Spec(tiles=draw(few), rows=draw(few), cols=draw(few),
-                           lanes=draw(st.sampled_from((1, 2, 3, 4, 6, 7, 11, 16, 64))),
-                           staging_depth=draw(st.sampled_from((2, 3))),
-                           sparse_side=draw(st.sampled_from(tensordash.SIDES)),
-                           storage=draw(st.sampled_from(tensordash.STORAGE)))
-
-
-@st.composite
-def dual_side_tensor_core_specs(draw: st.DrawFn) -> dual_side_tensor_core.Spec:
-    """Up to three units with tiles, vectors and bank grids that do not divide one another."""
-    few, side = st.integers(1, 3), st.integers(1, 5)
-    return dual_side_tensor_core.Spec(units=draw(few), tile_m=draw(side), tile_n=draw(side), tile_k=draw(side),
-                                      vector_m=draw(few), vector_n=draw(few), bank_rows=draw(few), bank_cols=draw(few))
 
 
 @st.composite
@@ -261,8 +262,21 @@ def banked_systolic(draw: st.DrawFn) -> Machine:
 
 
 def machines(name: str) -> st.SearchStrategy[Machine]:
-    """Machines of one model, with and without a memory system."""
-    return st.builds(lambda array, memory: Machine("drawn", name, array, memory), SPECS[name](), memories())
+    """Machines of one model, with and without a memory system, some with operands compressed off chip."""
+    declared = st.sampled_from(("native", "native", *STORABLE, "rle 1", "auto"))
+    return st.builds(lambda array, memory, *formats: Machine("drawn", name, array, _storing(memory, array, *formats)),
+                     SPECS[name](), memories(), declared, declared, st.sampled_from(("load", "read")))
+
+
+def _storing(memory: Memory, array: Any, weight: str, inputs: str, decoder: str) -> Memory:
+    """The memory with formats for the operands that the array decodes."""
+    changes: dict[str, Any] = {}
+    decodes = getattr(array, "decodes", ())
+    if "input" in decodes:
+        changes["input_format"] = inputs
+    if "weight" in decodes and weight != "native":
+        changes |= {"weight_format": weight, "weight_decoder": decoder}
+    return dataclasses.replace(memory, **changes)
 
 
 @st.composite

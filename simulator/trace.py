@@ -300,7 +300,7 @@ def _check_operators(operators: Sequence[Operator], layers: set[str]) -> None:
         if operator.name in seen:
             raise InputError(f"operator name {operator.name!r} used twice", where="trace", expected="unique names")
         seen.add(operator.name)
-        for name in (operator.after, operator.producer):
+        for name in (operator.after, operator.producer, *operator.sources):
             if name and name not in layers:
                 raise InputError(f"names layer {name!r}", where=f"operator {operator.name!r}",
                                  fix=nearest(name, layers))

@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..hardware import Machine
 from ..mapping import Tiling
 from ..report import LayerCounts
+from ..sparse_actions import SparseAction, gated, skipped, stored_without_zeros
 from ..trace import LayerTrace
 from ..workload import Gemm, Operation
 from .limits import require_enumerable
@@ -49,6 +50,17 @@ class Spec:
     def longest_run(self) -> int:
         """Zeros that one entry can skip; -1 where indices are absolute."""
         return 2**self.index_bits - 1 if self.index_bits else -1
+
+    @property
+    def native_formats(self) -> dict[str, str]:
+        """How operands are stored, off chip and in their buffers."""
+        return {"weight": "csc", "input": "dense"}
+
+    @property
+    def sparse_actions(self) -> tuple[SparseAction, ...]:
+        """What is gated and skipped (sparse_actions.py)."""
+        reads = SparseAction("skip", "buffer", "weight", "input")
+        return (*stored_without_zeros("weight"), reads, skipped("weight"), skipped("input"), gated("weight", "filler"))
 
     def problems(self) -> list[str]:
         """What is wrong with the values, a sentence each."""

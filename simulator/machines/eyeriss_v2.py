@@ -16,6 +16,7 @@ from ..counts import Count
 from ..hardware import Machine
 from ..mapping import Tiling
 from ..report import LayerCounts
+from ..sparse_actions import SparseAction, skipped, stored_without_zeros
 from ..trace import LayerTrace
 from ..workload import Gemm
 from .limits import require_enumerable
@@ -55,6 +56,16 @@ class Spec:
     def compressed_inputs(self) -> bool:
         """Zero activations are neither stored nor moved."""
         return True
+
+    @property
+    def native_formats(self) -> dict[str, str]:
+        """How operands are stored, off chip and in their buffers."""
+        return {"weight": "csc", "input": "bitmask"}
+
+    @property
+    def sparse_actions(self) -> tuple[SparseAction, ...]:
+        """What is gated and skipped (sparse_actions.py)."""
+        return (*stored_without_zeros("weight"), *stored_without_zeros("input"), skipped("weight"), skipped("input"))
 
     def problems(self) -> list[str]:
         """What is wrong with the values, a sentence each."""

@@ -19,6 +19,7 @@ from ..hardware import Machine
 from ..lowering import nonzero_inputs_per_row, useful_macs
 from ..mapping import Tiling
 from ..report import LayerCounts
+from ..sparse_actions import SparseAction, gated, skipped, stored_without_zeros
 from ..trace import LayerTrace
 from ..workload import Conv2d
 from .blocks import AXES, in_blocks, most_weights, parse_bound, run_shape, weight_runs
@@ -50,6 +51,18 @@ class Spec:
     def cycle_offset(self) -> int:
         """Cycles are counted, not indexed."""
         return 0
+
+    @property
+    def native_formats(self) -> dict[str, str]:
+        """How operands are stored, off chip and in their buffers."""
+        return {"weight": "hierarchical n:m", "input": "bitmask" if self.compressed_inputs else "dense"}
+
+    @property
+    def sparse_actions(self) -> tuple[SparseAction, ...]:
+        """What is gated and skipped (sparse_actions.py)."""
+        unit = "hierarchical n:m"
+        found = (*stored_without_zeros("weight", unit), skipped("weight", unit), gated("weight"), gated("input"))
+        return (*found, *stored_without_zeros("input")) if self.compressed_inputs else found
 
     def problems(self) -> list[str]:
         """What is wrong with the values, a sentence each."""

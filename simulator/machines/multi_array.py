@@ -8,6 +8,7 @@ the text, multi_array_division.py the division, multi_array_exchange.py which la
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,11 @@ class Spec(systolic.Spec):
     def memories(self) -> int:
         """DRAM channels: one for each array, or one that they share."""
         return 1 if self.shared_dram else self.arrays
+
+    @property
+    def outputs_leave(self) -> str:
+        """Why outputs cannot stay on chip for the layers that read them."""
+        return "arrays hand outputs over by their link"
 
     @property
     def unpriced(self) -> tuple[str, ...]:
@@ -178,7 +184,16 @@ def run_division(layer: LayerTrace, machine: Machine, divided: Division, plan: P
     chosen = plan or Plan(first.tile_m, first.tile_k, first.tile_n, first.order, divided.kind,
                           tuple(tuple(part.tiling for part in parts) for parts in done), divided.placement,
                           scatter, gather)
-    return LayerCounts(counts, chosen, _executed_as(divided, done))
+    return LayerCounts(counts, chosen, _executed_as(divided, done), _formats(done))
+
+
+def _formats(done: Sequence[Sequence[LayerCounts]]) -> dict[str, str]:
+    """Formats of the pieces, all that occur; each piece has its own smallest where the memory declares "auto"."""
+    found: dict[str, dict[str, None]] = {}
+    for part in itertools.chain.from_iterable(done):
+        for operand, name in part.formats.items():
+            found.setdefault(operand, {})[name] = None
+    return {operand: ", ".join(names) for operand, names in found.items()}
 
 
 class _Pieces:

@@ -20,6 +20,7 @@ from ..kernel_order import KernelOrder, filter_kernel_order, runs_in_channel_ord
 from ..lowering import useful_macs
 from ..mapping import Tiling
 from ..report import LayerCounts
+from ..sparse_actions import SparseAction, gated, skipped, stored_without_zeros
 from ..trace import LayerTrace
 from ..workload import Gemm
 from .limits import require_enumerable
@@ -49,6 +50,17 @@ class Spec:
     def cycle_offset(self) -> int:
         """Cycles are counted, not indexed."""
         return 0
+
+    @property
+    def native_formats(self) -> dict[str, str]:
+        """How operands are stored, off chip and in their buffers."""
+        return {"weight": "fkw" if self.reorder else "patterns by kernel", "input": "dense"}
+
+    @property
+    def sparse_actions(self) -> tuple[SparseAction, ...]:
+        """What is gated and skipped (sparse_actions.py)."""
+        found = (*stored_without_zeros("weight"), skipped("weight"))
+        return (*found, gated("input")) if self.gating == "zeros" else found
 
     def problems(self) -> list[str]:
         """What is wrong with the values, a sentence each."""

@@ -17,6 +17,7 @@ from ..hardware import Machine
 from ..lowering import nonzero_inputs_per_row, useful_macs
 from ..mapping import Tiling
 from ..report import LayerCounts
+from ..sparse_actions import SparseAction, gated, skipped, stored_without_zeros
 from ..trace import LayerTrace
 from .blocks import (
     AXES,
@@ -101,6 +102,19 @@ class Spec:
     @property
     def _bound(self) -> tuple[int, int]:
         return parse_bound(self.weight_bound) or (1, 1)
+
+    @property
+    def native_formats(self) -> dict[str, str]:
+        """How operands are stored, off chip and in their buffers."""
+        return {"weight": self.weight_bound, "input": "bound" if self.time_unrolled else "dense"}
+
+    @property
+    def sparse_actions(self) -> tuple[SparseAction, ...]:
+        """What is gated and skipped (sparse_actions.py)."""
+        found = (*stored_without_zeros("weight", "bound"), gated("weight"), gated("input"))
+        if not self.time_unrolled:
+            return *found, skipped("weight", "bound")
+        return *found, *stored_without_zeros("input", "bound"), skipped("input", "bound")
 
     def problems(self) -> list[str]:
         """What is wrong with the values, a sentence each."""

@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..hardware import Machine
 from ..mapping import Tiling
 from ..report import LayerCounts
+from ..sparse_actions import SparseAction, skipped, stored_without_zeros
 from ..steps import Steps, check_fits, missing_bytes, play
 from ..trace import LayerTrace
 from ..workload import Conv2d, Gemm
@@ -51,6 +52,16 @@ class Spec:
     def compressed_inputs(self) -> bool:
         """Zeros of the input are neither stored nor moved."""
         return True
+
+    @property
+    def native_formats(self) -> dict[str, str]:
+        """How operands are stored, off chip and in their buffers."""
+        return {"weight": "run length", "input": "run length"}
+
+    @property
+    def sparse_actions(self) -> tuple[SparseAction, ...]:
+        """What is gated and skipped (sparse_actions.py)."""
+        return (*stored_without_zeros("weight"), *stored_without_zeros("input"), skipped("weight"), skipped("input"))
 
     def problems(self) -> list[str]:
         """What is wrong with the values, a sentence each."""

@@ -20,6 +20,7 @@ from ..hardware import Machine
 from ..lowering import nonzero_inputs_per_row, useful_macs
 from ..mapping import Tiling
 from ..report import LayerCounts
+from ..sparse_actions import SparseAction, gated, skipped, stored_without_zeros
 from ..steps import Steps, missing_bytes, play
 from ..trace import LayerTrace
 from ..workload import Gemm
@@ -41,6 +42,11 @@ class Spec:
     row_packing: str = "split"
     two_sided: bool = True
     pipeline_registers: int = 4
+
+    @property
+    def outputs_leave(self) -> str:
+        """Why outputs cannot stay on chip for the layers that read them."""
+        return "partial sums cross the channel with the operands"
 
     @property
     def peak_macs_per_cycle(self) -> int:
@@ -66,6 +72,19 @@ class Spec:
     def tail_cycles(self) -> int:
         """From the last multiplication of a pass to its result: ceil(log2(multipliers)) + pipeline_registers."""
         return (self.multipliers - 1).bit_length() + self.pipeline_registers
+
+    @property
+    def native_formats(self) -> dict[str, str]:
+        """How operands are stored, off chip and in their buffers."""
+        return {"weight": "bitmask", "input": "bitmask" if self.two_sided else "dense"}
+
+    @property
+    def sparse_actions(self) -> tuple[SparseAction, ...]:
+        """What is gated and skipped (sparse_actions.py)."""
+        found = (*stored_without_zeros("weight"), skipped("weight"))
+        if not self.two_sided:
+            return found
+        return *found, *stored_without_zeros("input"), skipped("input", "row of k"), gated("input")
 
     def problems(self) -> list[str]:
         """What is wrong with the values, a sentence each."""

@@ -19,6 +19,7 @@ from ..hardware import Machine, Memory
 from ..lowering import Physical, lower
 from ..mapping import Tiling
 from ..report import LayerCounts
+from ..sparse_actions import SparseAction, gated, skipped, stored_without_zeros
 from ..trace import LayerTrace
 from ..workload import Conv2d
 from . import banks
@@ -59,6 +60,28 @@ class Spec:
     def cycle_offset(self) -> int:
         """SCALE-Sim reports the index of the last cycle, one less than the number of cycles."""
         return -1 if self.convention == "scalesim" else 0
+
+    @property
+    def native_formats(self) -> dict[str, str]:
+        """How operands are stored where the memory declares no format."""
+        return {"weight": "n:m" if self.nm else "zero blocks left out" if self.skip_zero_blocks else "dense",
+                "input": "dense"}
+
+    @property
+    def sparse_actions(self) -> tuple[SparseAction, ...]:
+        """What is gated and skipped (sparse_actions.py)."""
+        found: list[SparseAction] = []
+        if self.compact_channels:
+            found += [*stored_without_zeros("weight", "channel, filter"), skipped("weight", "channel, filter")]
+        unit = f"n:m per {self.nm_cover}" if self.nm else f"block {self.rows}x{self.cols}"
+        if self.nm or self.skip_zero_blocks:
+            found += [*stored_without_zeros("weight", unit), skipped("weight", unit)]
+        return (*found, gated("weight"), gated("input")) if self.gating == "zeros" else tuple(found)
+
+    @property
+    def decodes(self) -> tuple[str, ...]:
+        """Operands that may have any format off chip: what lies in the array is then decoded."""
+        return ("input",) if self.nm or self.skip_zero_blocks else ("weight", "input")
 
     def problems(self) -> list[str]:
         """What is wrong with the values, a sentence each."""
@@ -123,7 +146,7 @@ def run(layer: LayerTrace, machine: Machine, tiling: Tiling | None = None) -> La
     tiles = problem.tiles(chosen)
     kernel.timeline(problem.parameters(chosen), *tiles, counts)
     _count_work(counts, gemm, spec)
-    return LayerCounts(counts, chosen, _executed_as(gemm, tiles[-1], spec))
+    return LayerCounts(counts, chosen, _executed_as(gemm, tiles[-2], spec), problem.storage.names)
 
 
 def physical_gemm(layer: LayerTrace, machine: Machine) -> Physical:

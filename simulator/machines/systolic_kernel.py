@@ -19,9 +19,10 @@ from .bank_kernel import input_stationary
 (ROWS, COLS, FLOW, ACT_HOP, PSUM_HOP, IN_REG, OUT_REG, TAIL, BUFFERS, DRAIN, BIAS, IN_FLIGHT, PER_REQUEST,
  HALVES_W, HALVES_I, HALVES_O, BW_BYTES, BW_CYCLES, LATENCY, BURST, WEIGHT_BITS, INPUT_BITS, OUTPUT_BITS, PSUM_BITS,
  META_BITS, SKIPS, OUTER, MIDDLE, GROUPS, COL_TILES, IDEAL, K_ROWS, WINDOW, KEPT, OF, TILE_K, K, TILE_N, N,
- COVER) = range(40)
-PARAMETERS = 40
-FOLD_COLUMNS = 6
+ COVER, STORED, INPUTS_STAY, OUTPUTS_STAY) = range(43)
+PARAMETERS = 43
+FOLD_COLUMNS = 8
+NATIVE, DECODED_AHEAD, DECODED_BEHIND = 0, 1, 2  # STORED: how weights lie in DRAM and in their buffer
 
 WS, OS, IS = 0, 1, 2
 IN_PLACE, SERIAL, OVERLAPPED = 0, 1, 2
@@ -64,18 +65,36 @@ def covered(first, last, p):
 
 
 @kernel
-def channels_touched(ki, p):
-    """Input channels that tile ki of k reads, whole."""
+def channel_range(ki, p):
+    """[first, last) of the input channels that tile ki of k reads, whole."""
     first, last = ki * p[TILE_K], min(p[K], (ki + 1) * p[TILE_K])
     a = first // p[KEPT] * p[OF]
     b = min(p[K_ROWS], (last + p[KEPT] - 1) // p[KEPT] * p[OF])
-    return (b - 1) // p[WINDOW] - a // p[WINDOW] + 1
+    return a // p[WINDOW], (b - 1) // p[WINDOW] + 1
+
+
+@kernel
+def channels_touched(ki, p):
+    """Input channels that tile ki of k reads, whole."""
+    first, last = channel_range(ki, p)
+    return last - first
+
+
+@kernel
+def input_bits(p, elements, spans, g, ki):
+    """Bits of an input tile of `elements`; spans[group, k tile] = (bits, words) of all inputs of its channels."""
+    if len(spans) == 0:
+        return elements * p[INPUT_BITS]
+    bits, words = spans[g if spans.shape[0] > 1 else 0, ki]
+    # elements * bits / words, rounded up, where the product might pass 64 bits.
+    return elements * (bits // words) + (elements * (bits % words) + words - 1) // words
 
 
 @kernel
 def count_folds(p, occupied_blocks, folds):
     """Fill folds[group, k tile, n tile] = (executed folds, weights in them, sum of columns, input rows covered,
-    metadata bits of a cover by tile or row, results per vector); the last two differ in cover_kernel.count_cover.
+    metadata bits of a cover by tile or row, results per vector, then two of a declared format: values stored, metadata
+    bits).  cover_kernel.count_cover fills the first six, storage_kernel.weight_tiles the last two.
 
     occupied_blocks: bool[groups, ceil(k/R), ceil(n/C)] where zero blocks are skipped, else bool[1, 1, 1].
     Used by ws only: in the other dataflows no fold is ever left out and the step's sizes say it all.
@@ -113,13 +132,13 @@ def count_folds(p, occupied_blocks, folds):
 
 @kernel
 def timeline(p, d, state, banks, waits, anew, firsts,
-             batch_sizes, row_out, row_in, col_out, col_in, first_writes, folds, counts):
+             batch_sizes, row_out, row_in, col_out, col_in, first_writes, folds, spans, counts):
     """Add one layer's cycles, traffic and slots to `counts` (ISSUED_MACS holds all executed slots).
 
     d, state: as dram.arguments gives them; banks, waits, anew, firsts: as banks.tables does.
     batch_sizes: images per brick of m; row_out/row_in, col_out/col_in: output rows (columns) and distinct
     input rows (columns) per brick; first_writes[0]: output elements that are written at least once;
-    folds: as count_folds fills it.
+    folds: as count_folds fills it; spans: as input_bits reads it, empty where inputs are not compressed.
     """
     rows, cols, flow, tail, burst = p[ROWS], p[COLS], p[FLOW], p[TAIL], p[BURST]
     ideal = p[IDEAL] != 0
@@ -188,27 +207,36 @@ def timeline(p, d, state, banks, waits, anew, firsts,
                                 meta = ((k_t + rows - 1) // rows) * ((n_t + cols - 1) // cols)
                             if p[COVER]:
                                 meta = folds[gf, ki, ni, 4]
-                            size = rounded(weights * p[WEIGHT_BITS] + meta, burst)
-                            begin = used_w if p[HALVES_W] == 1 else used_w_before
-                            address = place(at_w, held_w, size, following, 0)
-                            w = moved(d, state, channel, begin, occupied(size, p), address, size, False, counts)
-                            channel = max(channel, w)
-                            w += p[LATENCY]
+                            values = weights
+                            if p[STORED] != NATIVE:
+                                values, meta = folds[gf, ki, ni, 6], folds[gf, ki, ni, 7]
+                            size = rounded(values * p[WEIGHT_BITS] + meta, burst)
+                            if size > 0:
+                                begin = used_w if p[HALVES_W] == 1 else used_w_before
+                                address = place(at_w, held_w, size, following, 0)
+                                w = moved(d, state, channel, begin, occupied(size, p), address, size, False, counts)
+                                channel = max(channel, w)
+                                w += p[LATENCY]
                             counts[D_WEIGHT] += size
                             counts[D_META] += (meta + 7) // 8
-                            counts[W_WRITE] += weights
+                            if p[STORED] == DECODED_AHEAD:
+                                values, meta = weights, 0
+                            counts[W_WRITE] += values
                             counts[M_WRITE] += meta
                         used_w_before, used_w = used_w, 0
                     if new_i:
                         held_i = (g * tiles_m + mi) * tiles_k + ki
                         elements = batch_sizes[bi] * row_in[yi] * col_in[xi] * channels_touched(ki, p)
-                        if not ideal and elements > 0:
-                            size = rounded(elements * p[INPUT_BITS], burst)
-                            begin = used_i if p[HALVES_I] == 1 else used_i_before
-                            address = place(at_i, held_i, size, following, 1)
-                            i = moved(d, state, channel, begin, occupied(size, p), address, size, False, counts)
-                            channel = max(channel, i)
-                            i += p[LATENCY]
+                        if not ideal and p[INPUTS_STAY]:
+                            counts[I_WRITE] += elements  # from the outputs' buffer, without the channel
+                        elif not ideal and elements > 0:
+                            size = rounded(input_bits(p, elements, spans, g, ki), burst)
+                            if size > 0:
+                                begin = used_i if p[HALVES_I] == 1 else used_i_before
+                                address = place(at_i, held_i, size, following, 1)
+                                i = moved(d, state, channel, begin, occupied(size, p), address, size, False, counts)
+                                channel = max(channel, i)
+                                i += p[LATENCY]
                             counts[D_INPUT] += size
                             counts[I_WRITE] += elements
                         used_i_before, used_i = used_i, 0
@@ -218,7 +246,9 @@ def timeline(p, d, state, banks, waits, anew, firsts,
                     if leaves and p[HALVES_O] == 1:
                         end = store(p, d, state, at_o, at_p, following, held_o, counts, channel, out_ready,
                                     out_elements, out_complete)
-                        stored_before, stored, channel = stored, end, max(channel, end)
+                        stored_before, stored = stored, end
+                        if not (out_complete and p[OUTPUTS_STAY]):
+                            channel = max(channel, end)
                     if new_o:
                         ps = 0  # stays for the tile's later steps: one without folds may have asked for the sums
                     if new_o and visited[mi * tiles_n + ni] and not ideal:
@@ -232,7 +262,9 @@ def timeline(p, d, state, banks, waits, anew, firsts,
                     if leaves and p[HALVES_O] == 2:
                         end = store(p, d, state, at_o, at_p, following, held_o, counts, channel, out_ready,
                                     out_elements, out_complete)
-                        stored_before, stored, channel = stored, end, max(channel, end)
+                        stored_before, stored = stored, end
+                        if not (out_complete and p[OUTPUTS_STAY]):
+                            channel = max(channel, end)
                     free = 0
                     if new_o:
                         held_o = (g * tiles_m + mi) * tiles_n + ni
@@ -375,9 +407,12 @@ def place(places, tile, size, following, operand):
 
 @kernel
 def store(p, d, state, at_o, at_p, following, tile, counts, channel, ready, elements, complete):
-    """Send an output tile to DRAM; returns when it is there."""
+    """Send an output tile to DRAM, or leave it on chip once it is complete; returns when it is there."""
     if p[IDEAL]:
         return channel
+    if complete and p[OUTPUTS_STAY]:
+        counts[O_READ] += elements
+        return ready
     size = rounded(elements * (p[OUTPUT_BITS] if complete else p[PSUM_BITS]), p[BURST])
     counts[D_OUT if complete else D_PSUM_OUT] += size
     counts[O_READ] += elements
@@ -420,6 +455,10 @@ def count_step(p, counts, count, m_t, k_t, n_t, cover, folds):
         counts[P_HOPS] += n_t * m_t * folds_k * down_out
     counts[ISSUED] += slots
     counts[I_READ] += inputs
+    if p[STORED] == DECODED_BEHIND and count > 0:
+        times = 1 if p[FLOW] == WS else weight_reads // (k_t * n_t)  # a tile that is read is read whole
+        weight_reads = times * folds[6]
+        counts[M_READ] += times * folds[7]
     counts[W_READ] += weight_reads
     counts[M_READ] += weight_reads * p[META_BITS]
     counts[O_WRITE] += writes

@@ -19,6 +19,7 @@ from ..hardware import Machine
 from ..lowering import nonzero_inputs_per_row, useful_macs
 from ..mapping import Tiling
 from ..report import LayerCounts
+from ..sparse_actions import SparseAction, skipped, stored_without_zeros
 from ..trace import LayerTrace
 from .filter_runs import Stored, fastest_runs, raw_input_words
 from .limits import require_enumerable
@@ -70,6 +71,19 @@ class Spec:
     def filter_block(self) -> int:
         """Filters that a tile works on at a time."""
         return self.rows if self.sparse_side == "weight" else self.cols
+
+    @property
+    def native_formats(self) -> dict[str, str]:
+        """How operands are stored, off chip and in their buffers."""
+        return {"weight": self.storage, "input": self.storage}
+
+    @property
+    def sparse_actions(self) -> tuple[SparseAction, ...]:
+        """What is gated and skipped (sparse_actions.py)."""
+        found = (skipped(self.sparse_side),) if self.sparse_side != "both" else (skipped("weight"), skipped("input"))
+        if self.storage == "dense":
+            return found
+        return (*stored_without_zeros("weight"), *stored_without_zeros("input"), *found)
 
     def problems(self) -> list[str]:
         """What is wrong with the values, a sentence each."""

@@ -25,11 +25,13 @@ from .systolic_kernel import (
     HALVES_O,
     HALVES_W,
     INPUT_BITS,
+    INPUTS_STAY,
     IS,
     LATENCY,
     META_BITS,
     OS,
     OUTPUT_BITS,
+    OUTPUTS_STAY,
     PSUM_BITS,
     ROWS,
     SKIPS,
@@ -162,13 +164,15 @@ def visits(order, tiles, absent):
 
 
 @kernel
-def candidates(base, bricks, k_sizes, n_sizes, room, live, stored, found):
+def candidates(base, bricks, k_sizes, n_sizes, room, live, stored, spans, found):
     """Fill found[i] = (bound cycles, bound bytes, m index, k index, n index, rank) for every legal candidate.
 
     live: (executed folds, bits of their weights, are blocks skipped); stored: the same and the tiles' sizes for each
-    pair of k and n sizes, or empty (cover_kernel.stored_bits).  Returns (count, fewest missing bytes).
+    pair of k and n sizes, or empty (Problem.stored); spans: of the inputs, for each k size, or empty (Problem.spans).
+    Returns (count, fewest missing bytes).
     """
     live = live.copy()
+    native = np.zeros(4, np.int64)
     count, least = 0, np.int64(2) ** 62
     p = base.copy()
     need, tiles = np.zeros(3, np.int64), np.zeros(3, np.int64)
@@ -191,11 +195,12 @@ def candidates(base, bricks, k_sizes, n_sizes, room, live, stored, found):
                 if lacks > 0:
                     continue
                 tiles[AXIS_M] = brick[B_TILES]
-                array = array_time(p, brick, tiles, live, first)
+                span = spans[k_at] if len(spans) else native
+                array = array_time(p, brick, tiles, live, first, span)
                 for rank in range(len(_ORDERS)):
                     if not canonical(rank, tiles):
                         continue
-                    size = traffic(p, brick, tiles, total, live, _ORDERS[rank])
+                    size = traffic(p, brick, tiles, total, live, span, _ORDERS[rank])
                     channel = 0
                     if p[BW_BYTES] > 0:
                         channel = size * p[BW_CYCLES] // p[BW_BYTES]
@@ -231,7 +236,13 @@ def canonical(rank, tiles):
 
 
 @kernel
-def array_time(p, brick, tiles, live, first_bits):
+def share(part, total, whole):
+    """part * total / whole, rounded down, where the product might pass 64 bits."""
+    return part * (total // whole) + part * (total % whole) // whole if whole else 0
+
+
+@kernel
+def array_time(p, brick, tiles, live, first_bits, span):
     """The array's own time with the transfers that nothing can hide: the first loads and the last store."""
     rows, cols = p[ROWS], p[COLS]
     if live[0] == 0:
@@ -258,20 +269,33 @@ def array_time(p, brick, tiles, live, first_bits):
     if live[2]:
         return busy + p[BIAS] + shift + p[LATENCY]
     weights = occupied((first_bits + 7) // 8, p)
-    inputs = weights + occupied((brick[B_FIRST_WORDS] * channels_touched(0, p) * p[INPUT_BITS] + 7) // 8, p)
-    stationary, streamed = (inputs, weights) if p[FLOW] == IS else (weights, inputs)
-    start = max(p[BIAS] + shift + (stationary + p[LATENCY] if shift else 0), max(stationary, streamed) + p[LATENCY])
+    first_input = brick[B_FIRST_WORDS] * channels_touched(0, p)
+    input_bits = share(first_input, span[1], span[2]) if span[3] else first_input * p[INPUT_BITS]
+    if p[INPUTS_STAY]:
+        stationary = 0 if p[FLOW] == IS else weights + p[LATENCY]
+        start = max(p[BIAS] + shift + (stationary if shift else 0), weights + p[LATENCY])
+    else:
+        inputs = weights + occupied((input_bits + 7) // 8, p)
+        stationary, streamed = (inputs, weights) if p[FLOW] == IS else (weights, inputs)
+        start = max(p[BIAS] + shift + (stationary + p[LATENCY] if shift else 0),
+                    max(stationary, streamed) + p[LATENCY])
+    if p[OUTPUTS_STAY]:
+        return busy + start
     last_n = p[N] - (tiles[AXIS_N] - 1) * p[TILE_N]
     return busy + start + occupied((brick[B_LAST] * last_n * p[OUTPUT_BITS] + 7) // 8, p)
 
 
 @kernel
-def traffic(p, brick, tiles, channels, live, order):
+def traffic(p, brick, tiles, channels, live, span, order):
     """Bytes that must cross the channel, before rounding to bursts."""
     weights = live[1] // 8 * visits(order, tiles, AXIS_M)
     inputs = 0
-    if live[2] == 0:  # where blocks are skipped an input tile may never be needed
-        inputs = p[GROUPS] * (brick[B_WORDS] * channels * p[INPUT_BITS] // 8) * visits(order, tiles, AXIS_N)
+    if live[2] == 0 and not p[INPUTS_STAY]:  # where blocks are skipped an input tile may never be needed
+        bits = p[GROUPS] * brick[B_WORDS] * channels * p[INPUT_BITS]
+        if span[3]:
+            bits = share(brick[B_WORDS], span[0], span[3])
+        inputs = bits // 8 * visits(order, tiles, AXIS_N)
     outputs = p[GROUPS] * brick[B_TOTAL] * p[N]
     spilled = 2 * (visits(order, tiles, AXIS_K) - 1) * outputs * p[PSUM_BITS]
-    return weights + inputs + (outputs * p[OUTPUT_BITS] + spilled) // 8
+    finished = 0 if p[OUTPUTS_STAY] else outputs * p[OUTPUT_BITS]
+    return weights + inputs + (finished + spilled) // 8

@@ -24,6 +24,7 @@ from ..trace import LayerTrace
 from . import banks, cover_kernel
 from . import systolic_kernel as kernel
 from . import tiling_kernel as bounds
+from .storage import Storage
 
 if TYPE_CHECKING:
     from .systolic import Spec
@@ -49,6 +50,7 @@ class Problem:
     out_w: int
     vertical: tuple[int, ...]
     horizontal: tuple[int, ...]
+    storage: Storage
 
     @classmethod
     def of(cls, gemm: Physical, layer: LayerTrace, machine: Machine) -> Problem:
@@ -87,14 +89,18 @@ class Problem:
             kernel.IDEAL: memory.memory == "ideal", kernel.K_ROWS: gemm.k_rows,
             kernel.WINDOW: gemm.operation.window, kernel.KEPT: gemm.slots_kept, kernel.OF: gemm.slots_of,
             kernel.K: gemm.k, kernel.N: gemm.n, kernel.COVER: gemm.cover is not None,
+            kernel.INPUTS_STAY: memory.inputs_on_chip, kernel.OUTPUTS_STAY: memory.outputs_on_chip,
         }
         for index, value in values.items():
             base[index] = value
+        storage = Storage(gemm, layer, machine)
+        if not base[kernel.IDEAL] and storage.weight is not None:
+            base[kernel.STORED] = kernel.DECODED_BEHIND if storage.decoded_behind else kernel.DECODED_AHEAD
         blocks = np.ones((1, 1, 1), dtype=np.bool_)
         if base[kernel.SKIPS] and gemm.mask is not None:
             blocks = _occupied_blocks(gemm.mask, spec.rows, spec.cols)
         return cls(gemm, machine, base, blocks, gemm.m // (vertical[0] * horizontal[0]),
-                   vertical[0], horizontal[0], vertical, horizontal)
+                   vertical[0], horizontal[0], vertical, horizontal, storage)
 
     def bricks(self, tile_m: int) -> tuple[int, int, int]:
         """(images, output rows, output columns) of a brick of `tile_m` output pixels; InputError if it is none."""
@@ -120,7 +126,7 @@ class Problem:
         return p
 
     def tiles(self, tiling: Tiling) -> tuple[Ints, ...]:
-        """The kernel's arrays for one tiling: DRAM, brick sizes along images, rows, columns, first writes, folds."""
+        """The kernel's arrays for one tiling: DRAM, bricks along images, rows, columns, first writes, folds, inputs."""
         from .systolic import touched
 
         images, rows, columns = self.bricks(tiling.tile_m)
@@ -129,17 +135,47 @@ class Problem:
         row_out, row_in = touched(*self.vertical, rows)
         col_out, col_in = touched(*self.horizontal, columns)
         p = self.parameters(tiling)
-        groups = self.gemm.groups if p[kernel.SKIPS] or p[kernel.COVER] else 1
+        stored = self._stored_weights(p)
+        groups = self.gemm.groups if p[kernel.SKIPS] or p[kernel.COVER] else len(stored)
         tiles_k, tiles_n = -(-self.gemm.k // int(p[kernel.TILE_K])), -(-self.gemm.n // int(p[kernel.TILE_N]))
         folds = np.zeros((groups, tiles_k, tiles_n, kernel.FOLD_COLUMNS), dtype=np.int64)
         if cover := self.gemm.cover:
             cover_kernel.count_cover(p, *cover.parameters, folds)
         elif p[kernel.FLOW] == kernel.WS:
             kernel.count_folds(p, self.blocks, folds)
+        folds[..., 6:] = stored
         device = dram.arguments(self.machine.memory)
         sizes = (batch[:, None, None] * row_out[:, None] * col_out).reshape(-1)
         conflicts = banks.tables(self, np.cumsum(sizes) - sizes)
-        return *device, *conflicts, batch, row_out, row_in, col_out, col_in, self._first_writes, folds
+        spans = self._input_spans(p)
+        return *device, *conflicts, batch, row_out, row_in, col_out, col_in, self._first_writes, folds, spans
+
+    def _stored_weights(self, p: Ints) -> Ints:
+        """storage.weight_tiles of the tiling in `p`; int64[1, 1, 1, 1] of zero where the weights' format is native."""
+        if not p[kernel.STORED]:
+            return np.zeros((1, 1, 1, 1), dtype=np.int64)
+        return self.storage.weight_tiles(int(p[kernel.TILE_K]), int(p[kernel.TILE_N]))
+
+    def _input_spans(self, p: Ints) -> Ints:
+        """storage.input_spans of the k tiles in `p`; int64[0, 0, 2] where the inputs' format is native."""
+        if p[kernel.IDEAL] or self.storage.input is None:
+            return np.zeros((0, 0, 2), dtype=np.int64)
+        tiles = -(-self.gemm.k // int(p[kernel.TILE_K]))
+        ranges = (kernel.channel_range(ki, p) for ki in range(tiles))
+        return self.storage.input_spans([(int(first), int(last)) for first, last in ranges])
+
+    def spans(self, k_sizes: list[int]) -> Ints:
+        """int64[k sizes, 4]: bits of all k tiles, bits and words of the first, words of one channel; or int64[0, 4]."""
+        found = np.zeros((len(k_sizes), 4), dtype=np.int64)
+        p = self.base.copy()
+        for at, size in enumerate(k_sizes):
+            p[kernel.TILE_K] = size
+            spans = self._input_spans(p)
+            if not len(spans):
+                return found[:0]
+            all_bits = int(spans[..., 0].sum()) * (self.gemm.groups // len(spans))
+            found[at] = all_bits, spans[0, 0, 0], spans[0, 0, 1], self.storage.positions
+        return found
 
     @cached_property
     def _first_writes(self) -> Ints:
@@ -158,15 +194,26 @@ class Problem:
         brick = self.brick_row(tiling.tile_m)
         need = np.zeros(3, dtype=np.int64)
         weights = bounds.weight_tile(p)[0]
-        if self.gemm.cover:
+        if self.gemm.cover or p[kernel.STORED]:
             weights = self.stored([int(p[kernel.TILE_K])], [int(p[kernel.TILE_N])])[0, 0, 0]
         bounds.capacities(p, brick, bounds.channel_span(p)[0], weights, need)
         return int(need[0]), int(need[1]), int(need[2])
 
     def stored(self, k_sizes: list[int], n_sizes: list[int]) -> Ints:
-        """cover_kernel.stored_bits for these tile sizes; int64[0, 0, 4] where all tiles of a size are alike."""
+        """int64[k sizes, n sizes, 4] for these tile sizes; int64[0, 0, 4] where all tiles of a size are alike.
+
+        (bits of buffer for the largest weight tile, bits of the first as it comes, folds of all tiles, bits of all).
+        """
         cover = self.gemm.cover
-        found = np.zeros((len(k_sizes), len(n_sizes), 4) if cover else (0, 0, 4), dtype=np.int64)
+        compressed = bool(self.base[kernel.STORED])
+        found = np.zeros((len(k_sizes), len(n_sizes), 4) if cover or compressed else (0, 0, 4), dtype=np.int64)
+        if compressed:
+            folds, width = int(_live_blocks(self)[0]), int(self.base[kernel.WEIGHT_BITS])
+            for k_at, n_at in np.ndindex(found.shape[:2]):
+                tiles = self.storage.weight_tiles(k_sizes[k_at], n_sizes[n_at])
+                bits = tiles[..., 0] * width + tiles[..., 1]
+                largest = bits.max() if self.storage.decoded_behind else k_sizes[k_at] * n_sizes[n_at] * width
+                found[k_at, n_at] = largest, bits[0, 0, 0], folds, bits.sum() * (self.gemm.groups // len(tiles))
         if cover:
             sizes = np.array(k_sizes, dtype=np.int64), np.array(n_sizes, dtype=np.int64)
             cover_kernel.stored_bits(self.base, *cover.parameters, *sizes, found)
@@ -234,7 +281,7 @@ def best(problem: Problem) -> Tiling:
     found = np.empty((len(m_sizes) * len(k_sizes) * len(n_sizes) * len(LOOP_ORDERS), 6), dtype=np.int64)
     count, least = bounds.candidates(problem.base, bricks, np.array(k_sizes, dtype=np.int64),
                                      np.array(n_sizes, dtype=np.int64), room, live,
-                                     problem.stored(k_sizes, n_sizes), found)
+                                     problem.stored(k_sizes, n_sizes), problem.spans(k_sizes), found)
     if count == 0:
         raise InputError(f"its smallest tile misses the buffers by {least} bytes",
                          expected="buffers that hold one tile", fix="enlarge the buffers or shrink the array")

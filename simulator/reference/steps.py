@@ -37,6 +37,7 @@ class Player:
         self.steps = steps
         self.counts = np.zeros(len(Count), dtype=np.int64)
         self.burst = memory.burst_bytes
+        self.inputs_stay, self.outputs_stay = memory.inputs_on_chip, memory.outputs_on_chip
         self.layout = Layout(memory) if memory.memory == "dram" else None
         self.halves = {name: 2 if getattr(memory, f"{name}_double_buffered") else 1 for name in STALLS}
         self.visits: dict[str, list[Visit]] = {name: [] for name in STALLS}
@@ -62,7 +63,7 @@ class Player:
                 ("weight", self.steps.weight_bytes, Count.WEIGHT_DRAM_READ_BYTES),
                 ("input", self.steps.input_bytes, Count.INPUT_DRAM_READ_BYTES),
             ):
-                if sizes[number]:
+                if sizes[number] and not (operand == "input" and self.inputs_stay):
                     self.visits[operand].append(Visit(number))
                     jobs.append(self._load(operand, int(sizes[number]), count))
                 if self.visits[operand]:
@@ -72,9 +73,9 @@ class Player:
             if new_output:
                 self.visits["output"].append(Visit(number, arrived=True))
             self.visits["output"][-1].last_step = number
-            new_output = bool(self.steps.output_bytes[number])
+            new_output = bool(self.steps.output_bytes[number]) and not self.outputs_stay
             self.used.append({name: (len(all_) - 1, all_[-1]) for name, all_ in self.visits.items() if all_})
-        if new_output:
+        if new_output and not self.outputs_stay:
             jobs.append(self._store(len(self.steps) - 1))
         return jobs
 

@@ -26,10 +26,11 @@ from .channel import Channel, Job
 from .dram import Dram, Layout
 from .operands import Group, Operands, prepare
 from .output_stationary import OutputStationaryArray
-from .program import Fold, Load, Occupancy, Program, Step, compile_program, executed_weights, load_bits
+from .program import Fold, Load, Occupancy, Program, Step, compile_program, executed_weights
 from .registers import COLUMN, SUM, Records, bubbles, row_type
 from .sequencer import Sequencer
 from .stationary import StationaryArray
+from .storage import Form, Store
 
 
 def run(
@@ -115,6 +116,7 @@ class _Twin:
         self.dram = np.zeros(shape, dtype=np.int64)  # outputs and partial sums
         self.written = np.zeros(shape, dtype=bool)  # in the output buffer, at any time in the layer
         self.ideal = memory.memory == "ideal"
+        self.store = Store(layer, machine, operands, program)
         shared = Space(memory.shared_buffer_bytes)
         self.space = {
             name: shared if memory.shared_buffer_bytes else Space(capacity)
@@ -122,12 +124,15 @@ class _Twin:
                                    ("output", memory.output_buffer_bytes))
         }
         self.layout = Layout(memory)
+        self.staying: list[Job] = []
         jobs = [] if self.ideal else self._jobs()
         self.channel: Channel | Dram
         if memory.memory == "dram":
             self.channel = Dram(memory, jobs)
         else:
             self.channel = Channel(*memory.bandwidth(), memory.dram_latency_cycles, jobs)
+        # What stays on chip has a queue of its own, which no bandwidth holds up.
+        self.on_chip = Channel(0, 1, 0, self.staying)
         if self.ideal:
             for load in program.loads["input"] + program.loads["weight"]:
                 self._fill(load)
@@ -137,7 +142,10 @@ class _Twin:
         if self.log is not None:
             self.log.now = now
         self.channel.settle(now)
-        if self.sequencer.done and self.channel.idle:
+        while self.on_chip.queue and self.on_chip.queue[0].ready():
+            self.on_chip.settle(now)
+            self.channel.settle(now)
+        if self.sequencer.done and self.channel.idle and self.on_chip.idle:
             self._let_operands_run_out()
             return True
         vector, row = self.sequencer.decide(now)
@@ -173,6 +181,8 @@ class _Twin:
         used = len(fold.rows)
         records["fold"], records["time"] = fold.number, time
         records["real"][:used] = True
+        if time == 0:
+            self._count_decoder_reads(fold)
         at = fold.stream[time]
         flow = self.machine.array.dataflow
         if flow == "is":
@@ -274,7 +284,21 @@ class _Twin:
         bits = cover.metadata_bits(load.tile.k, load.tile.n, nothing, self.machine.array.cols)
         self.counts[Count.METADATA_SRAM_READ_BITS] += bits
 
+    def _count_decoder_reads(self, fold: Fold) -> None:
+        """A tile that is decoded behind its buffer is read whole: with the first of the folds that share it out."""
+        load = self.program.steps[fold.step].weight
+        if self.ideal or load is None or not self.store.decoder_behind_buffer:
+            return
+        flow = self.machine.array.dataflow
+        if fold.first_of_step if flow == "ws" else (
+                fold.cols.start == load.tile.n.start if flow == "os" else fold.rows.start == load.tile.k.start):
+            form = self.store.form(load)
+            self.counts[Count.WEIGHT_SRAM_READS] += form.buffer_values
+            self.counts[Count.METADATA_SRAM_READ_BITS] += form.buffer_metadata_bits
+
     def _count_weight_reads(self, reads: int) -> None:
+        if not self.ideal and self.store.decoder_behind_buffer:
+            return  # the array's reads are the decoder's
         self.counts[Count.WEIGHT_SRAM_READS] += reads
         self.counts[Count.METADATA_SRAM_READ_BITS] += reads * self.operands.metadata_bits
 
@@ -343,36 +367,40 @@ class _Twin:
         for transfer in self.program.transfers:
             visit = transfer.visit
             if isinstance(visit, Load):
-                bits = load_bits(visit, self.operands, self.layer, self.machine, self.program)
-                jobs += self._load_jobs(visit, *bits)
+                jobs += self._load_jobs(visit, self.store.form(visit))
             else:
-                jobs.append(self._output_job(transfer.kind, visit))
+                stays = self.machine.memory.outputs_on_chip and transfer.kind != "psum" and visit.complete
+                (self.staying if stays else jobs).append(self._output_job(transfer.kind, visit))
         return jobs
 
-    def _load_jobs(self, load: Load, value_bits: int, metadata_bits: int) -> list[Job]:
-        size = -(-(value_bits + metadata_bits) // 8)
+    def _load_jobs(self, load: Load, form: Form) -> list[Job]:
+        size, held = -(-form.bits // 8), -(-form.buffer_bits // 8)
+        writes = Count.WEIGHT_SRAM_WRITES if load.operand == "weight" else Count.INPUT_SRAM_WRITES
+        if load.operand == "input" and self.machine.memory.inputs_on_chip:
+            self._fill(load)
+            self.counts[Count.INPUT_SRAM_WRITES] += form.buffer_values
+            return []
         if size == 0:
-            self._fill(load)  # a tile that lies wholly in the padding: nothing to move
+            self._fill(load)  # a tile that lies wholly in the padding, or of which nothing is stored: nothing to move
+            self.counts[writes] += form.buffer_values
             return []
         count = Count.WEIGHT_DRAM_READ_BYTES if load.operand == "weight" else Count.INPUT_DRAM_READ_BYTES
 
         def begin() -> None:
-            self.space[load.operand].take(size)
+            self.space[load.operand].take(held)
             if self.log is not None:
                 self.log.dram(load.operand, address, False, size_moved)
             self.counts[count] += self._whole_bursts(size)
-            self.counts[Count.METADATA_BYTES] += -(-metadata_bits // 8)
+            self.counts[Count.METADATA_BYTES] += -(-form.metadata_bits // 8)
 
         def deliver() -> None:
             self._fill(load)
-            elements = self._half_size(load)
             if self.log is not None:
                 halves = self.weight_halves if load.operand == "weight" else self.input_halves
                 self.log.filled(halves[load.number])
-            writes = Count.WEIGHT_SRAM_WRITES if load.operand == "weight" else Count.INPUT_SRAM_WRITES
-            self.counts[writes] += elements
-            self.counts[Count.METADATA_SRAM_WRITE_BITS] += metadata_bits
-            self.sizes[load.operand, load.number] = size
+            self.counts[writes] += form.buffer_values
+            self.counts[Count.METADATA_SRAM_WRITE_BITS] += form.buffer_metadata_bits
+            self.sizes[load.operand, load.number] = held
 
         size_moved = self._whole_bursts(size)
         address = self.layout.address(load.operand, load.tile, size_moved)
@@ -416,6 +444,9 @@ class _Twin:
             self.counts[Count.OUTPUT_SRAM_READS] += elements
             if self.log is not None:
                 self.log.output_tile(self.operands.groups[tile.group], tile.m, tile.n, False)
+            if stay.complete and memory.outputs_on_chip:
+                return
+            if self.log is not None:
                 self.log.dram(region, address, True, size)
             self.counts[Count.OUTPUT_DRAM_WRITE_BYTES if stay.complete else Count.PSUM_DRAM_WRITE_BYTES] += size
 
@@ -445,9 +476,6 @@ class _Twin:
                 halves = self.weight_halves if load.operand == "weight" else self.input_halves
                 del halves[load.number]
                 self.space[load.operand].give(self.sizes.get((load.operand, load.number), 0))
-
-    def _half_size(self, load: Load) -> int:
-        return (self.weight_halves if load.operand == "weight" else self.input_halves)[load.number].size
 
     def _output_bytes(self, stay: Occupancy, bits: int) -> int:
         return -(-len(stay.tile.m) * len(stay.tile.n) * bits // 8)

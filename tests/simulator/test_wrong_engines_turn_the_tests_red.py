@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import simulator.machines
 from simulator import Conv2d, Gemm, LayerTrace, load_machine
 from simulator.counts import Count
-from simulator.machines import cover_kernel, reference, systolic, systolic_kernel, tiling_search
+from simulator.machines import cover_kernel, reference, storage_kernel, systolic, systolic_kernel, tiling_search
 from simulator.mapping import Tiling
 from simulator.structure import cover, parse, project
 from simulator.testing import layers, machines, operands, tilings
@@ -46,6 +46,12 @@ MUTATIONS = [
     ("the last store is free", "counts[STALL_O] += max(0, channel - end)", "counts[STALL_O] += 0"),
     ("a store does not wait for its results", "return moved(d, state, channel, ready,", "return moved(d, state, channel, 0,"),
     ("metadata is free", "meta = weights * p[META_BITS]", "meta = 0"),
+    ("compressed weights move dense", "values, meta = folds[gf, ki, ni, 6], folds[gf, ki, ni, 7]", "meta = folds[gf, ki, ni, 7]"),
+    ("a decoder ahead of the buffer fills it with what DRAM holds", "values, meta = weights, 0", "pass"),
+    ("a decoder behind the buffer reads a tile once a step", "times = 1 if p[FLOW] == WS else weight_reads // (k_t * n_t)", "times = 1"),
+    ("compressed inputs move dense", "if len(spans) == 0:", "if True:"),
+    ("shares of inputs round down", "(elements * (bits % words) + words - 1) // words", "elements * (bits % words) // words"),
+    ("a tile of no bytes takes the latency", "                            if size > 0:\n", "                            if True:\n"),
     ("metadata of covers is free", "meta = folds[gf, ki, ni, 4]", "meta = 0"),
     ("metadata of covers is not read", "counts[M_READ] += folds[4]", "counts[M_READ] += 0"),
     ("columns of one output add up without registers", "(wide - results) * p[ACT_HOP]", "0"),
@@ -55,7 +61,7 @@ MUTATIONS = [
     ("inputs are reloaded at every step", "+ ki != held_i", "+ ki != -5"),
     ("weights are never reloaded", "+ ni != held_w\n", "+ ni != held_w and held_w < 0\n"),
     ("n:m reads only the kept activations", "min(p[K_ROWS], (last + p[KEPT] - 1) // p[KEPT] * p[OF]) - first // p[KEPT] * p[OF]", "last - first"),
-    ("a channel that a tile touches is forgotten", "return (b - 1) // p[WINDOW] - a // p[WINDOW] + 1", "return (b - 1) // p[WINDOW] - a // p[WINDOW]"),
+    ("a channel that a tile touches is forgotten", "return a // p[WINDOW], (b - 1) // p[WINDOW] + 1", "return a // p[WINDOW], (b - 1) // p[WINDOW]"),
     ("the queue holds one request more", "period = p[IN_FLIGHT] - 1", "period = p[IN_FLIGHT]"),
     ("a request may fire in the cycle of the result", "done[request % period] + 1)", "done[request % period])"),
     ("the preload is not in the queue", "request = 1  #", "request = 0  #"),
@@ -82,6 +88,19 @@ COVER_MUTATIONS = [
     ("folds of rows round down", "count = (at + p[COLS] - 1) // p[COLS]", "count = max(1, at // p[COLS])"),
     ("a fold of rows fetches its block once", "tile[3] += count * height", "tile[3] += height"),
 ]
+STORAGE_MUTATIONS = [
+    # of storage_kernel.py: compressed weights
+    ("long runs are not cut", "entries += 1 + (run >> run_bits)", "entries += 1"),
+    ("the longest run is one shorter", "(run >> run_bits)", "(run // ((1 << run_bits) - 1))"),
+    ("runs do not begin anew", "                run = 0\n", "                pass\n"),
+    ("the last offset is missing", "return (rows + 1) * index_bits(rows * cols + 1)", "return rows * index_bits(rows * cols + 1)"),
+    ("offsets reach no further than an index", "(rows + 1) * index_bits(rows * cols + 1)", "(rows + 1) * index_bits(rows * cols)"),
+    ("rows and columns are exchanged", "stored * index_bits(cols)\n", "stored * index_bits(rows)\n"),
+    ("the bitmask is free", "return rows * cols\n", "return 0\n"),
+    ("coordinates have one index", "stored * (index_bits(rows) + index_bits(cols))", "stored * index_bits(rows)"),
+    ("zeros are stored", "if kind != 0 and len(mask):", "if False:"),
+    ("edge tiles are whole", "n0, n1 = ni * n_size, min(n, (ni + 1) * n_size)", "n0, n1 = max(0, min(n, (ni + 1) * n_size) - n_size), min(n, (ni + 1) * n_size)"),
+]
 EXAMPLES = 250
 # Corners that draws may miss: a reduction cut raggedly, spilled partial sums, a short queue, half-empty blocks.
 CORNERS = [
@@ -97,19 +116,27 @@ CORNERS = [
 # Tiles and rows of one array whose weights need 1, 2, 3 and 4 of 4, with ragged blocks and outputs across folds.
 CORNERS += [(Gemm(5, 19, 9), "mixed", Tiling(5, 19, 9), {"dataflow": "ws", "rows": 2, "cols": 4, "nm": ["1:4", "2:4"], **cover})
             for cover in ({"nm_cover": "tile"}, {"nm_cover": "row"}, {"nm_cover": "row", "weight_double_buffered": False})]
+CORNERS += [(Gemm(5, 12, 9), "stored", Tiling(5, 8, 8, "nkm"), {"dataflow": flow, "rows": 4, "cols": 4, "input_format": inputs,
+                                                                "weight_format": weights, "weight_decoder": decoder})
+            for flow, weights, inputs, decoder in (("ws", "csr", "bitmask", "read"), ("os", "csc", "coordinate", "read"),
+                                                   ("is", "rle 2", "rle 2", "load"), ("ws", "rle 1", "csr", "load"),
+                                                   ("os", "bitmask", "auto", "load"), ("is", "coordinate", "native", "read"))]
 SMALL = {"dram_bytes_per_cycle": 1.5, "dram_latency_cycles": 9, "dram_burst_bytes": 4, "compact_channels": False}
 
 
 def corner(operation, kind, tiling, fields):
-    mask = None
-    if kind == "blocks":
+    mask = inputs = None
+    if kind == "stored":
+        mask, inputs = (np.random.default_rng(1).random(shape) < 0.2 for shape in (operation.weight_shape, operation.input_shape))
+        inputs[:, :8] = False
+    elif kind == "blocks":
         mask = cover(np.random.default_rng(1).random(operation.weight_shape) < 0.12, parse("block 2x2"))
     elif kind == "mixed":
         mask = np.random.default_rng(1).random(operation.weight_shape) < np.linspace(0.05, 0.95, operation.n)
         mask[-3:, -1] = True
     elif kind:
         mask = project(np.random.default_rng(1).random(operation.weight_shape), parse(kind))
-    return LayerTrace("corner", operation, mask), load_machine("systolic_ws", {**SMALL, **fields}), tiling
+    return LayerTrace("corner", operation, mask, inputs), load_machine("systolic_ws", {**SMALL, **fields}), tiling
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +180,7 @@ def first_difference(module, cases, monkeypatch):
     """Index of the first case on which an engine with this kernel differs from the twin, or None."""
     name = module.__name__.rpartition(".")[2]
     monkeypatch.setattr(simulator.machines, name, module)
-    monkeypatch.setattr(tiling_search, "kernel" if name == "systolic_kernel" else name, module)
+    monkeypatch.setattr(tiling_search, "kernel" if name == "systolic_kernel" else name, module, raising=False)
     for index, (layer, machine, tiling, expected) in enumerate(cases):
         with np.errstate(all="ignore"):
             if not np.array_equal(systolic.run(layer, machine, tiling).counts, expected):
@@ -178,9 +205,16 @@ def test_a_wrong_line_of_the_covers_is_noticed(what, text, becomes, drawn, monke
     assert first_difference(module, covered, monkeypatch) is not None, what
 
 
+@pytest.mark.parametrize(("what", "text", "becomes"), STORAGE_MUTATIONS, ids=[row[0] for row in STORAGE_MUTATIONS])
+def test_a_wrong_line_of_the_storage_is_noticed(what, text, becomes, drawn, monkeypatch):
+    module = plain_kernel(text, becomes, kernel=storage_kernel)
+    compressed = [case for case in drawn if case[1].memory.weight_format != "native"]
+    assert first_difference(module, compressed, monkeypatch) is not None, what
+
+
 def test_the_counts_see_all_causes(drawn):
     """Every count occurs in the drawn layers; one that never did could not be checked."""
     seen = np.max([case[3] for case in drawn], axis=0)
-    elsewhere = ("VECTOR", "DRAM_")  # the vector unit's and the DRAM devices' own counts
+    elsewhere = ("VECTOR", "DRAM_", "LINK_")  # counts of the vector unit, of DRAM devices, of several arrays
     assert [item.name for item in Count
             if item <= Count.STALL_OUTPUT and not seen[item] and not item.name.startswith(elsewhere)] == []
