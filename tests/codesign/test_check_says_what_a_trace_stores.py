@@ -16,8 +16,8 @@ def test_each_layer_gets_its_smallest_format(tmp_path, capsys):
            LayerTrace("few", Gemm(2, 64, 16), few)]).save(path)
     assert main(["check", str(path)]) == 0
     said = capsys.readouterr().out
-    # Dense 64 + 1024 + 1024 bytes.  Smallest: 64 bytes as they are; 512 values with a bit for each of 1024 places (2:4's
-    # two bits per value are as many: the map comes first); one value behind a run of 53 zeros, which 6 bits count.
+    # Dense 64 + 1024 + 1024 bytes.  Smallest: 64 bytes as they are; 512 values with a bit for each of 1024 places (the
+    # two bits per value of 2:4 are as many: the map comes first); one value behind a run of 53 zeros: 6 bits.
     assert "weights 2,112 bytes dense" in said
     bits = 64 * 8 + (512 * 8 + 1024) + (8 + 6)
     assert f"{-(-bits // 8):,} in the smallest formats" in said

@@ -34,6 +34,16 @@ def test_output_stationary_read_in_place_takes_r_plus_c_plus_t_minus_2(r, c, t):
     assert ideal_cycles("systolic_os", r, t, c, rows=r, cols=c, drain="in_place") == r + c + t - 2
 
 
+@pytest.mark.parametrize("tiles", [1, 2, 6])
+@pytest.mark.parametrize(("r", "c"), [(4, 4), (8, 4), (4, 8), (16, 16)])
+@pytest.mark.parametrize("t", [1, 5, 40])
+def test_weight_stationary_takes_2r_plus_c_plus_t_minus_2_a_tile(r, c, t, tiles):
+    # One weight buffer: nothing overlaps.  With two, the first tile is the same and the others cost max(R, T).
+    tile = 2 * r + c + t - 2
+    assert ideal_cycles("systolic_ws", t, r, c * tiles, rows=r, cols=c, weight_buffers=1) == tiles * tile
+    assert ideal_cycles("systolic_ws", t, r, c * tiles, rows=r, cols=c) == tile + (tiles - 1) * max(r, t)
+
+
 @pytest.mark.parametrize("dataflow", ["ws", "is"])
 def test_folds_without_overlap_cost_the_whole_tile_again(dataflow):
     # 3 folds along k, 2 along the other held axis; streamed T = 7.

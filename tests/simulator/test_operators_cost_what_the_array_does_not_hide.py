@@ -126,17 +126,18 @@ def test_an_operator_that_no_buffer_holds_is_refused_by_name() -> None:
         tiles(POOL, 1, tiny.memory)
 
 
-@pytest.mark.parametrize("lanes", [1, 4, 16])
-def test_a_whole_networks_speedup_obeys_amdahl(lanes: int) -> None:
-    """Removing 3 of 4 channels makes layers faster and operators not: dense/pruned <= 1/(share of the operators)."""
+@pytest.mark.parametrize(("lanes", "startup"), [(1, 0), (4, 0), (16, 0), (4, 300), (16, 20_000)])
+def test_a_whole_networks_speedup_obeys_amdahl(lanes: int, startup: int) -> None:
+    """Removing 3 of 4 channels makes layers faster, operators and start-ups not: dense/pruned <= 1/(their share)."""
     mask = np.zeros((64, 64, 3, 3), dtype=bool)
     mask[:16, :16] = True
     conv = Conv2d(64, 64, 14, 14, 3, 3, padding_h=1, padding_w=1)
     pool = Operator("pool", "avg_pool2d", "pooling", 64 * 196, 64 * 49, 64 * 196, after="a")
     trace = Trace([LayerTrace("a", conv, mask), LayerTrace("b", conv, mask)], operators=[pool])
-    on = machine(vector_lanes=lanes)
+    on = machine(vector_lanes=lanes, layer_startup_cycles=startup)
     whole, array_alone = simulate(trace, on), simulate(trace, load_machine("systolic_ws"))
-    fixed = sum(one.total.cycles for one in whole.operators)
+    fixed = sum(one.total.cycles for one in whole.operators) + 2 * startup
+    assert whole.cycles_by_cause.get("startup", 0) == 3 * startup
     share = fixed / whole.dense.cycles
     gain = array_alone.speedup
     assert fixed > 0
