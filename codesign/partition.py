@@ -85,7 +85,7 @@ def solve(
     return max(found, key=lambda places: kept(scores, places))  # of equals the first
 
 
-def widths(scores: Sequence[Floats]) -> list[int]:
+def widths(scores: Sequence[NDArray[Any]]) -> list[int]:
     """Neurons of every layer, inputs first.  Raises InputError for layers that do not fit one another."""
     shapes = [one.shape for one in scores]
     if not shapes or any(before[0] != after[1] for before, after in pairwise(shapes)):
@@ -103,6 +103,25 @@ def kept(scores: Sequence[Floats], places: Sequence[Ints]) -> float:
 def masks(places: Sequence[Ints]) -> list[NDArray[np.bool_]]:
     """bool[out, in] of every layer, True where a weight stays."""
     return [after[:, None] == before[None] for before, after in pairwise(places)]
+
+
+def places_of(given: Sequence[NDArray[np.bool_]]) -> Places:
+    """The division that masks (bool[out, in] of every layer) are of, parts numbered by their first input.
+
+    Raises InputError where they are of none that has every weight within its parts.
+    """
+    widths(given)
+    alike, kind = np.unique(given[0], axis=0, return_inverse=True)  # outputs of one part read the same inputs
+    first = alike.argmax(axis=1)
+    number = np.empty(len(alike), dtype=np.int64)
+    number[np.argsort(first, kind="stable")] = np.arange(len(alike))
+    places = [number[alike.argmax(axis=0)], number[kind.reshape(-1)]]
+    for mask in given[1:]:
+        places.append(places[-1][mask.argmax(axis=1)])
+    if any(not np.array_equal(one, other) for one, other in zip(given, masks(places), strict=True)):
+        raise InputError("these masks are no partition of the chain", where="partition",
+                         expected="every weight kept whose neurons are in one part, and no other")
+    return places
 
 
 def pulls(scores: Sequence[Floats], places: Sequence[Ints], layer: int, parts: int) -> NDArray[np.float64]:

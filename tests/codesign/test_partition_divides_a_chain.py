@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from codesign.partition import SOLVERS, alternating, assigned, kept, masks, pulls, shuffled, solve, widths
+from codesign.partition import SOLVERS, alternating, assigned, kept, masks, places_of, pulls, shuffled, solve, widths
 from codesign.partition_swaps import refined
 from simulator.errors import InputError
 from simulator.structure import conforms, parse
@@ -112,6 +112,17 @@ def test_a_pull_is_what_a_neuron_would_keep():
                 by_hand = sum(float(score[kept_].sum()) for index, (score, kept_) in enumerate(
                     zip(scores, mask, strict=True)) if index in (layer - 1, layer))
                 assert found[neuron, part] == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5])
+def test_the_division_is_read_back_from_its_masks(parts):
+    found = masks(shuffled(random_chain([15, 11, 9, 5], 1), parts, np.random.default_rng(2)))
+    places = places_of(found)
+    assert all(np.array_equal(a, b) for a, b in zip(masks(places), found, strict=True))
+    assert places[0][0] == 0 and set(places[0]) == set(range(parts))
+    found[1][0, 0] ^= True
+    with pytest.raises(InputError, match="no partition of the chain"):
+        places_of(found)
 
 
 def test_the_same_seed_gives_the_same_parts_and_more_tries_never_less():

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from codesign.config import load_config
+from codesign.export import load_exported
 from codesign.layers import prunable
 from codesign.method import Context, Place
-from codesign.partition import masks, shuffled, solve
+from codesign.partition import masks, places_of, shuffled, solve
 from codesign.partition_blocks import compacted, load_chains, save_chains
 from codesign.partition_chain import chain_of, scores_of
 from codesign.partition_execution import as_blocks, execution, with_arrays
@@ -203,7 +204,7 @@ def test_a_dense_classifier_ends_the_chain_before_it() -> None:
 
 
 @pytest.mark.parametrize(("keys", "said"), [
-    ({"parts": 6}, "at most 5"), ({"parts": 1}, "greater than or equal to 2"), ({"solver": "spectral"}, "alternating"),
+    ({"parts": 6}, "at most 5"), ({"parts": 0}, "greater than or equal to 1"), ({"solver": "spectral"}, "alternating"),
     ({"machine": "nm_array"}, "several arrays"), ({"layers": ["fc1", "fc3"]}, "are no chain"),
     ({"layers": ["fc3"], "classifier": "dense"}, "more than its classifier"), ({"at": 1.0}, "less than 1"),
 ])
@@ -231,6 +232,11 @@ def test_the_shipped_configuration_runs_and_resumes_bit_for_bit(
     assert summary["execution"]["partitioned on 4"]["speedup"] > summary["execution"]["dense on 4"]["speedup"]
     lines = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["phase"] for line in lines] == ["dense", "dense", "partitioned", "partitioned"]
+    exported = load_exported(tmp_path / "run" / "model")
+    chain = chain_of(exported.model, IMAGE, tuple(exported.masks))
+    x, small = torch.randn(5, 1, 28, 28), compacted(
+        exported.model, chain, places_of([exported.masks[name] for name in chain.layers]))
+    torch.testing.assert_close(small(x), exported.model(x), rtol=0.0, atol=1e-5)
     saves, original = [], train._save
 
     def stop(*given: object) -> None:
