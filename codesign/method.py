@@ -74,6 +74,15 @@ class Context:
     seed: int
     total_steps: int
 
+    @torch.no_grad()
+    def losses_of(self, x: Tensor, y: Tensor) -> Tensor:
+        """float[b]: each example's loss as the network evaluates it; batch norm learns nothing from it."""
+        self.model.eval()
+        try:
+            return self.losses(self.model(x), y)
+        finally:
+            self.model.train()
+
 
 class Method:
     """Ordinary training.  A recipe overrides what it changes; every default is what a plain loop does."""

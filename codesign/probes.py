@@ -8,7 +8,6 @@ is the schedule's business (SynFlow is published with a hundred).  Read criteria
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from simulator.errors import InputError
 
+from .draws import generator
 from .layers import prunable
 
 GRASP_TEMPERATURE = 200.0
@@ -74,9 +74,7 @@ def random(model: nn.Module, inputs: Tensor, targets: Tensor | None) -> dict[str
     The same at every update, so that what is pruned stays pruned; torch's own generator is not touched.
     """
     def drawn(name: str, weight: Tensor) -> Tensor:
-        digest = hashlib.sha256(f"{name} {tuple(weight.shape)}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        return torch.rand(weight.shape, generator=generator).to(weight.device)
+        return torch.rand(weight.shape, generator=generator(name, *weight.shape)).to(weight.device)
 
     return {name: drawn(name, layer.weight) for name, layer in prunable(model).items()}
 

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from .errors import DataError, nearest
-from .lenet import LeNet5
+from .filters import LeNetFilter
+from .lenet import CaffeLeNet, LeNet5
 from .mobilenet_v2 import MobileNetV2
 from .resnet import ResNet18, ResNet50, SmallResNet
 from .vgg import VGG, TinyVGG16
@@ -26,6 +27,8 @@ from .vit import ViT
 # To add a network, add a line.  Each takes in_channels, num_classes and widths.
 NETS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": LeNet5,
+    "lenet_caffe": CaffeLeNet,
+    "lenet_filter": LeNetFilter,
     "resnet8": partial(SmallResNet, depth=8),
     "resnet20": partial(SmallResNet, depth=20),
     "resnet56": partial(SmallResNet, depth=56),

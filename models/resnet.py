@@ -36,8 +36,17 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, channels, h, w] -> [batch, out channels, h/stride, w/stride]."""
-        inner = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
-        y: Tensor = self.relu2(inner + self.downsample(x))
+        return self.join(x, self.branch(x))
+
+    def branch(self, x: Tensor) -> Tensor:
+        """What the block adds to its shortcut."""
+        y: Tensor = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        return y
+
+    def join(self, x: Tensor, inner: Tensor | None) -> Tensor:
+        """The block's output from its branch's; None where the branch is skipped (stochastic depth)."""
+        shortcut = self.downsample(x)
+        y: Tensor = self.relu2(shortcut if inner is None else inner + shortcut)
         return y
 
 
@@ -110,8 +119,18 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, channels, h, w] -> [batch, 4*width, h/stride, w/stride]."""
+        return self.join(x, self.branch(x))
+
+    def branch(self, x: Tensor) -> Tensor:
+        """What the block adds to its shortcut."""
         inner = self.relu2(self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x))))))
-        y: Tensor = self.relu3(self.bn3(self.conv3(inner)) + self.downsample(x))
+        y: Tensor = self.bn3(self.conv3(inner))
+        return y
+
+    def join(self, x: Tensor, inner: Tensor | None) -> Tensor:
+        """The block's output from its branch's; None where the branch is skipped (stochastic depth)."""
+        shortcut = self.downsample(x)
+        y: Tensor = self.relu3(shortcut if inner is None else inner + shortcut)
         return y
 
 

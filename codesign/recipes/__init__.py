@@ -17,9 +17,13 @@ from pydantic import ValidationError
 from simulator.errors import InputError, nearest
 
 RECIPES: dict[str, str] = {
+    "batch_dropping": "codesign.recipes.batch_dropping",
     "clicktrain": "codesign.recipes.clicktrain",
+    "ohem": "codesign.recipes.ohem",
+    "on_device": "codesign.recipes.on_device",
     "partition": "codesign.recipes.partition",
     "sr_ste": "codesign.recipes.sr_ste",
+    "stochastic_depth": "codesign.recipes.stochastic_depth",
 }
 """Name in a configuration -> module."""
 

@@ -88,6 +88,10 @@ def test_lenet5_is_the_well_known_61706() -> None:
     assert _count(build("lenet5")) == 61_706
 
 
+def test_caffes_lenet_is_the_431080_of_compression_papers() -> None:
+    assert _count(build("lenet_caffe", in_channels=1)) == 431_080
+
+
 @pytest.mark.parametrize(
     ("name", "kwargs", "side", "expected"),
     [
@@ -147,7 +151,8 @@ def test_attention_is_torchs() -> None:
         torch.testing.assert_close(ours(x), theirs(x, x, x)[0])
 
 
-SLIM = {"lenet5": [2, 3, 8, 6], "resnet18": [4, 6, 8, 10], "vgg11": [4, 4, 6, 6, 8], "vgg16": [4, 4, 6, 6, 8],
+SLIM = {"lenet5": [2, 3, 8, 6], "lenet_filter": [4, 6],
+        "resnet18": [4, 6, 8, 10], "vgg11": [4, 4, 6, 6, 8], "vgg16": [4, 4, 6, 6, 8],
         "tiny_vgg16": [4, 4, 6, 6, 8, 8],
         "resnet50": [4, 6, 8, 10], "mobilenet_v2": [4, 4, 6, 6, 8, 8, 10], "vit_tiny": [12, 20]}  # fmt: skip
 
@@ -202,7 +207,7 @@ def test_a_seed_fixes_the_weights_and_leaves_the_global_generator() -> None:
     ("name", "kwargs", "said"),
     [
         ("resnet9", {}, "there is no network 'resnet9'; did you mean 'resnet"),
-        ("transformer", {}, "known: lenet5, mobilenet_v2, resnet110"),
+        ("transformer", {}, "known: lenet5, lenet_caffe, lenet_filter"),
         ("resnet8", {"width": [1, 2, 3]}, "resnet8: there is no argument 'width'; did you mean 'widths'"),
         ("resnet8", {"depth": 20}, "resnet8: there is no argument 'depth'"),
         ("resnet8", {"widths": [16, 32]}, "resnet8: widths is [16, 32]; expected 3 whole numbers"),

@@ -1,0 +1,96 @@
+"""Early instance filtering: a small network says which examples are worth a training step of the large one.
+
+It predicts whether an example's loss will be high; those go forward and backward, the unsure among the rest
+go forward only, to learn their loss, and the others are dropped before the large network sees them.  The
+threshold between high and low follows the share of high ones that is asked for.  Read
+recipes/on_device.py for the whole method.
+
+Source: arXiv 2007.03213 (TCAD 39(11), 2020).  Its a1, a2, window, entropy threshold and first threshold are
+not given in the text: the defaults here are ours.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+HIGH, LOW = 0, 1
+PROBES = 16
+"""Where a batch would be dropped whole, the most unsure 1 in PROBES of it runs forward: a filter that says "low" to
+everything with confidence would otherwise never be told that it is wrong (ours, not the paper's)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """high: bool[m], predicted of high loss.  unsure: bool[m], predicted low with an entropy above the threshold."""
+
+    high: Tensor
+    unsure: Tensor
+
+
+@dataclass
+class Threshold:
+    """T_l, the loss from which an example counts as high: it rises while more than `ratio` of the examples are.
+
+    Over the last `window` batches R_TH is the share of examples predicted high that were high; T_l is multiplied by
+    `up` where R_TH >= ratio, else by `down`.  adaptive: False leaves it where it is, for the ablation.
+    """
+
+    ratio: float
+    value: float = 0.5
+    up: float = 1.05
+    down: float = 0.95
+    window: int = 10
+    adaptive: bool = True
+
+    def __post_init__(self) -> None:
+        self.seen: deque[tuple[int, int]] = deque(maxlen=self.window)
+
+    def update(self, true_high: int, examples: int) -> None:
+        """One batch: how many of its `examples` were predicted high and were."""
+        self.seen.append((true_high, examples))
+        if not self.adaptive:
+            return
+        share = sum(high for high, _ in self.seen) / sum(count for _, count in self.seen)
+        self.value *= self.up if share >= self.ratio else self.down
+
+
+def predict(logits: Tensor, entropy_threshold: float) -> Prediction:
+    """What the filter's logits float[m, 2] say; entropy in nats, at most ln 2 = 0.693."""
+    shares = logits.softmax(1)
+    entropy = -(shares * shares.clamp_min(1e-12).log()).sum(1)
+    high = shares[:, HIGH] > shares[:, LOW]
+    unsure = ~high & (entropy > entropy_threshold)
+    if not bool((high | unsure).any()):
+        unsure[entropy.topk(-(-len(logits) // PROBES)).indices] = True
+    return Prediction(high, unsure)
+
+
+def filter_loss(logits: Tensor, is_high: Tensor, ratio: float, weighted: bool = True) -> Tensor:
+    """Cross-entropy of the filter: high examples weigh 1 / ratio, low ones 1 / (1 - ratio), normalised over the batch.
+
+    logits: float[n, 2]; is_high: bool[n].  weighted: False counts all alike, for the ablation.
+    """
+    labels = torch.where(is_high, HIGH, LOW)
+    losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+    if not weighted:
+        return losses.mean()
+    weights = torch.where(is_high, 1.0 / ratio, 1.0 / (1.0 - ratio))
+    return (losses * weights / weights.sum()).sum()
+
+
+def threshold_state(threshold: Threshold) -> dict[str, Any]:
+    """The controller's state as JSON values."""
+    return {"value": threshold.value, "seen": [list(item) for item in threshold.seen]}
+
+
+def restore_threshold_(threshold: Threshold, state: Mapping[str, Any]) -> None:
+    """Put `threshold_state` back."""
+    threshold.value = state["value"]
+    threshold.seen.clear()
+    threshold.seen.extend((int(high), int(count)) for high, count in state["seen"])

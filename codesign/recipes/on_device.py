@@ -1,0 +1,197 @@
+"""On-device training: early instance filtering and error-map pruning, together or each alone (arXiv 2007.03213).
+
+The filter drops easy examples before the forward pass, error maps lose channels in the backward pass, and
+the network itself stays whole.  Computation is counted with the filter's own.  Left out: the
+microcontroller; simulator/training.py charges iterations to a machine.  Read ../instance_filter.py and
+../error_maps.py for the two parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..config import Section
+from ..error_maps import ErrorMapPruning, prune_error_maps_
+from ..instance_filter import (
+    Prediction,
+    Threshold,
+    filter_loss,
+    predict,
+    restore_threshold_,
+    threshold_state,
+)
+from ..lookup import look_up
+from ..method import Batch, Context, Method, Place
+from ..step_macs import layer_macs
+
+
+class Settings(Section):
+    """The [recipe] section.
+
+    filter: "module:function" that builds the filter, "none" for no filtering; filter_kwargs: for it, besides
+    in_channels and num_classes = 2.  ratio: R_set, the share of examples to count as high.  entropy: above it, in nats,
+    a predicted-low example is run forward to learn its loss.  threshold, up, down, window: T_l at first and its
+    controller.  filter_lr, filter_momentum: of the filter's own SGD.  adaptive, weighted: False for the ablations.
+    kept: share of error map channels that go back, 1 for no pruning; gamma1, gamma2: what weights and errors count in
+    their importance.  bits: 8 for 8-bit training, None for none.
+    """
+
+    filter: Annotated[str, Field(pattern=r"^none$|^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] = "models.nets:build"
+    filter_kwargs: dict[str, Any] = Field(default_factory=lambda: {"name": "lenet_filter"})
+    ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
+    entropy: Annotated[float, Field(ge=0.0)] = 0.5
+    threshold: Annotated[float, Field(gt=0.0)] = 0.5
+    up: Annotated[float, Field(gt=1.0)] = 1.05
+    down: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
+    window: Annotated[int, Field(ge=1)] = 10
+    filter_lr: Annotated[float, Field(gt=0.0)] = 0.1
+    filter_momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    adaptive: bool = True
+    weighted: bool = True
+    kept: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    gamma1: Annotated[float, Field(ge=0.0)] = 0.0
+    gamma2: Annotated[float, Field(ge=0.0)] = 1.0
+    bits: Annotated[int | None, Field(ge=2, le=16)] = None
+
+
+class OnDevice(Method):
+    """filter: the instance filter, or None; threshold: its controller."""
+
+    def __init__(self, settings: Settings, context: Context) -> None:
+        super().__init__(context)
+        self.settings = settings
+        self.rule = ErrorMapPruning(settings.kept, settings.gamma1, settings.gamma2, settings.bits)
+        pruned = prune_error_maps_(context.model, self.rule) if settings.kept < 1.0 or settings.bits else []
+        maps = {name: context.model.get_submodule(name).out_channels for name in pruned}
+        kept = {name: Fraction(self.rule.channels(count), count) for name, count in maps.items()}
+        self.forward_macs, self.backward_macs = _macs(context.model, context.example, kept)
+        self.filter, self.optimizer = self._make_filter()
+        self.filter_macs = 0 if self.filter is None else _macs(self.filter, context.example, {})[0]
+        self.threshold = Threshold(settings.ratio, settings.threshold, settings.up, settings.down, settings.window,
+                                   settings.adaptive)
+        self._batch: tuple[Tensor, Prediction] | None = None
+        self._losses: Tensor | None = None
+        self._unsure: tuple[Tensor, Tensor] | None = None
+        self._spent = 0
+        self.counts = dict.fromkeys(("examples", "high", "unsure", "true_high", "wrong", "judged"), 0)
+
+    def _make_filter(self) -> tuple[nn.Module | None, torch.optim.Optimizer | None]:
+        if self.settings.filter == "none":
+            return None, None
+        build: Any = look_up(self.settings.filter, {}, "recipe.filter")
+        channels = int(self.context.example.shape[1])
+        made: nn.Module = build(**{"in_channels": channels, "num_classes": 2, **self.settings.filter_kwargs})
+        made = made.to(self.context.example.device)
+        return made, torch.optim.SGD(made.parameters(), self.settings.filter_lr, momentum=self.settings.filter_momentum)
+
+    def prepare(self, x: Tensor, y: Tensor, place: Place) -> Batch | None:
+        """The examples predicted to have a high loss; None where there is none."""
+        self._spent = 0
+        self._losses = self._unsure = self._batch = None
+        if self.filter is None:
+            return Batch(x, y)
+        self.filter.eval()
+        with torch.no_grad():
+            said = predict(self.filter(x), self.settings.entropy)
+        self._batch = x, said
+        self._spent += len(x) * self.filter_macs
+        if bool(said.unsure.any()):
+            self._unsure = x[said.unsure], self.context.losses_of(x[said.unsure], y[said.unsure])
+            self._spent += int(said.unsure.sum()) * self.forward_macs
+        return Batch(x[said.high], y[said.high]) if bool(said.high.any()) else None
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The mean over the examples that passed the filter; each one's loss is remembered for the filter."""
+        if self.filter is None:
+            return super().loss(logits, batch)
+        losses = self.context.losses(logits, batch.y)
+        self._losses = losses.detach()
+        return losses.mean()
+
+    def after_step(self, place: Place) -> None:
+        """The filter learns from the losses that were seen, and the threshold follows."""
+        if self.filter is None or self._batch is None:
+            return
+        assert self.optimizer is not None
+        x, said = self._batch
+        parts, losses = [], []
+        if self._losses is not None:
+            parts, losses = [x[said.high]], [self._losses]
+        if self._unsure is not None:
+            parts.append(self._unsure[0])
+            losses.append(self._unsure[1])
+        true_high = 0
+        if parts:
+            seen, loss = torch.cat(parts), torch.cat(losses)
+            is_high = loss >= self.threshold.value
+            if self._losses is not None:
+                true_high = int(is_high[: len(self._losses)].sum())
+            self.filter.train()
+            with torch.enable_grad():
+                filter_loss(self.filter(seen), is_high, self.settings.ratio, self.settings.weighted).backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self._spent += 3 * len(seen) * self.filter_macs
+            guessed = torch.zeros(len(seen), dtype=torch.bool, device=seen.device)
+            guessed[: 0 if self._losses is None else len(self._losses)] = True
+            self.counts["wrong"] += int((guessed != is_high).sum())
+            self.counts["judged"] += len(seen)
+        self.threshold.update(true_high, len(x))
+        for name, count in (("examples", len(x)), ("high", int(said.high.sum())), ("unsure", int(said.unsure.sum())),
+                            ("true_high", true_high)):
+            self.counts[name] += count
+
+    def macs(self, per_image: int, images: int, batch: Batch | None) -> int:
+        """C = m F_filter + (|P| + |U|) F_filter,train + |P| (F + kept F_back) + |U| F, in multiply-accumulates."""
+        trained = 0 if batch is None else len(batch.x)
+        return self._spent + trained * (self.forward_macs + self.backward_macs)
+
+    def row(self) -> dict[str, Any]:
+        """Shares of the epoch's examples, the filter's error on those it was judged by, and the threshold."""
+        if self.filter is None:
+            return {}
+        counts, self.counts = self.counts, dict.fromkeys(self.counts, 0)
+        examples = max(1, counts["examples"])
+        return {"share_high": counts["high"] / examples, "share_unsure": counts["unsure"] / examples,
+                "share_true_high": counts["true_high"] / examples,
+                "filter_error": counts["wrong"] / max(1, counts["judged"]), "loss_threshold": self.threshold.value}
+
+    def summary(self) -> dict[str, Any]:
+        """What a forward pass of each network costs, and what error-map pruning leaves of a backward one."""
+        return {"name": "on_device", "forward_macs": self.forward_macs, "backward_macs": self.backward_macs,
+                "filter_forward_macs": self.filter_macs}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Filter, its optimizer, the threshold and the epoch's counts."""
+        if self.filter is None:
+            return {}
+        assert self.optimizer is not None
+        return {"filter": self.filter.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "threshold": threshold_state(self.threshold), "counts": dict(self.counts)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        if self.filter is None:
+            return
+        assert self.optimizer is not None
+        self.filter.load_state_dict(state["filter"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        restore_threshold_(self.threshold, state["threshold"])
+        self.counts = {name: int(value) for name, value in state["counts"].items()}
+
+
+def _macs(model: nn.Module, example: Tensor, kept: Mapping[str, Fraction]) -> tuple[int, int]:
+    """(forward, backward) of one image."""
+    layers = layer_macs(model, example, kept)
+    return sum(layer.forward for layer in layers), sum(layer.backward for layer in layers)
+
+
+def make(settings: Settings, context: Context) -> Method:
+    """The method for a training run."""
+    return OnDevice(settings, context)
