@@ -88,12 +88,16 @@ def _array(report: Report, chosen: str | None) -> str:
     chosen = chosen or default_layer(report)
     layer, shown = next((pair for pair in maps if pair[0].name == chosen), maps[0])
     highest = max(float(one.utilisation.max()) for _, one in maps)
-    lead = (f"How much of <strong>{escape(layer.name)}</strong>'s {units.exact(layer.cycles)} cycles each element "
-            "spent on a product of two nonzero operands. These are counts: every product of the layer's masks, placed "
+    each = "each element" if shown.multipliers == 1 else f"the {shown.multipliers} multipliers of each element"
+    lead = (f"How much of <strong>{escape(layer.name)}</strong>'s {units.exact(layer.cycles)} cycles {each} spent on a "
+            "product of two nonzero operands. These are counts: every product of the layer's masks, placed "
             "in the element that the array's schedule gives it to; together they are the report's useful MACs.")
     if layer.layer.packed_input is None and layer.layer.input_density < 1:
+        then = "spread over them evenly"
+        if machine.model == "systolic":
+            then = "every element has that share of its products"
         lead += (" Of this layer's inputs only the share of nonzeros was recorded, "
-                 f"{units.percent(layer.layer.input_density)}: every element has that share of its products.")
+                 f"{units.percent(layer.layer.input_density)}: {then}.")
     beside = element("div", element("figure", heat_map(shown.utilisation, highest)), _facts(layer, shown, highest),
                      class_="beside")
     details = element("details", element("summary", "Table of the elements"), _elements(shown))

@@ -1,8 +1,8 @@
-"""Which processing element of a systolic array did how much of a layer: multiplications counted element by element.
+"""Which processing element did how much of a layer: multiplications counted element by element.
 
-The counts follow from the layer's real masks and from where docs/model.md sections 1.1, 1.2 and 1.4 place its products;
-their sums are the report's.  Time and other models, which count their multipliers together, are left out.  Read
-machines/systolic.py for the array.
+The counts follow from the layer's real masks and from where docs/model.md sections 1.1, 1.2 and 1.4 place its products
+in a systolic array; their sums are the report's.  Time is left out, and models without a grid of elements that keep
+their part of the work.  Read element_map_scnn.py for SCNN's grid.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import grouped, precision
+from . import element_map_scnn, grouped, precision
 from .hardware import Machine
 from .lowering import Physical, nonzero_inputs_per_row
 from .report import LayerReport
@@ -21,11 +21,12 @@ from .trace import LayerTrace
 
 Counts = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+MODELS = ("systolic", "scnn")
 
 
 @dataclass(frozen=True, eq=False)
 class ElementMap:
-    """useful, slots: float64[rows, cols], multiplications of every element of the array in a layer.
+    """useful, slots: float64[rows, cols], multiplications of every element in a layer; each has so many `multipliers`.
 
     useful: both operands nonzero; slots: issued or gated, zeros included.  Whole numbers, but for a layer of which only
     the share of nonzero inputs is known: useful is then that share of the products with a weight, in every element.
@@ -34,22 +35,23 @@ class ElementMap:
     useful: Counts
     slots: Counts
     cycles: int
+    multipliers: int = 1
 
     @property
     def utilisation(self) -> Counts:
-        """float64[rows, cols]: useful multiplications per cycle of the layer."""
-        return self.useful / max(1, self.cycles)
+        """float64[rows, cols]: useful multiplications per multiplier and cycle of the layer."""
+        return self.useful / max(1, self.cycles * self.multipliers)
 
 
 def why_not(report: LayerReport, machine: Machine) -> str:
     """Why a layer has no map of elements, as the end of a sentence; "" where it has one."""
-    if machine.model != "systolic":
+    if machine.model not in MODELS:
         return f"model {machine.model} counts its multipliers together, not element by element"
     if report.executed_as == "removed":
         return "no weight is left, and the machine leaves the layer out"
     if machine.type_rates and precision.rate(report.layer, machine) != 1:
         return "its operands' type has a rate of its own, and an element does several products in a cycle"
-    if _physical(_single(report.layer), machine).cover is not None:
+    if machine.model == "systolic" and _physical(_single(report.layer), machine).cover is not None:
         return "tiles or rows have an n:m of their own, and their weights are packed anew for every tile"
     return ""
 
@@ -60,6 +62,9 @@ def element_map(report: LayerReport, machine: Machine) -> ElementMap:
     Takes a matrix product of the layer's masks for an output-stationary array, sums of them for the others.
     """
     layer, spec = _single(report.layer), machine.array
+    if machine.model == "scnn":
+        made = element_map_scnn.products(layer, machine)
+        return ElementMap(made, made, report.cycles, spec.multipliers_f * spec.multipliers_i)
     gemm = _physical(layer, machine)
     weights, rows = _weights(layer, gemm, spec.compact_channels)
     if spec.dataflow == "ws":

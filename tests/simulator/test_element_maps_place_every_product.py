@@ -10,9 +10,10 @@ from simulator.counts import Count
 from simulator.element_map import element_map, why_not
 from simulator.errors import InputError
 from simulator.grouped import in_groups, on_planes
+from simulator.reference import scnn
 from simulator.reference.operands import prepare
 from simulator.reference.program import compile_program
-from simulator.testing import layers_for, machines
+from simulator.testing import layers_for, machines, operands
 from simulator.tile_view import tile_view
 
 
@@ -71,6 +72,26 @@ def test_a_small_tile_is_used_as_the_twin_used_it(name):
     layer = LayerTrace("l", Gemm(8, k, 7), weights, rng.random((8, k)) < 0.6)
     report = simulate(Trace([layer]), machine, compare_dense=False).layers[0]
     np.testing.assert_array_equal(element_map(report, machine).useful, tile_view(layer, machine).film.per_element)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_elements_of_an_scnn_make_the_products_of_their_tile(data):
+    """Products as the watched twin adds them, element by element."""
+    layer, machine = data.draw(layers_for("scnn")), data.draw(machines("scnn"))
+    try:
+        report = simulate(Trace([layer]), machine, compare_dense=False).layers[0]
+    except InputError:
+        return  # its smallest step misses the buffers
+    single = on_planes(layer) if in_groups(layer.operation) else layer
+    watched = []
+    scnn.run(single, machine, report.tiling, *operands(single, np.random.default_rng(1)), watched=watched)
+    found = element_map(report, machine)
+    added = np.zeros(found.useful.size)
+    for cycle in watched:
+        added += [len(element.added) for element in cycle]
+    np.testing.assert_array_equal(found.useful.reshape(-1), added)
+    assert found.useful.sum() == report.total.counts[Count.USEFUL_MACS]
 
 
 def test_layers_without_a_map_say_why():
