@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from . import energy
 from .errors import InputError
 from .hardware import Machine
 from .report import Kept, LayerReport
@@ -100,10 +101,17 @@ def _with(trace: Trace, machine: Machine, kept: Sequence[_Tensor], span: range,
         if variant is None:
             return None
         try:
-            found.append(simulate(trace.layers[index], variant))
+            found.append(_priced(simulate(trace.layers[index], variant), machine))
         except InputError:
             return None  # no tiling fits what is left: without the tensor there was one
     return found
+
+
+def _priced(report: LayerReport, machine: Machine) -> LayerReport:
+    """The layer with the energy of the buffers as they are: what is kept leaves less room, not a smaller memory."""
+    total, numbers = report.total, (report.layer.weight_number, report.layer.input_number)
+    picojoules = energy.energy_pj(total.counts, machine, total.bits, numbers)
+    return dataclasses.replace(report, total=dataclasses.replace(total, energy_pj_by_component=picojoules))
 
 
 def on_chip(machine: Machine, kept: Sequence[_Tensor], index: int) -> Machine | None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from simulator import Gemm, InputError, LayerTrace, Machine, Trace, load_machine, simulate
+from simulator import Gemm, InputError, LayerTrace, Machine, Trace, energy, load_machine, simulate
 from simulator.counts import Count
 from simulator.engine import simulate_layer
 from simulator.grouped import run
@@ -84,6 +84,18 @@ def test_a_kept_output_saves_its_stores_and_its_loads_to_the_byte() -> None:
     assert kept.cycles < plain.cycles
     assert kept.to_dict()["kept_on_chip"][0]["dram_bytes_saved"] == 512
     assert plain.kept_on_chip == []
+
+
+def test_an_access_costs_what_the_whole_buffer_costs() -> None:
+    """A kept tensor leaves less room for tiles; the memory that is accessed is as large as before."""
+    on = machine(output_buffer_bytes=65536, energy_table="cacti_45nm")
+    kept = simulate(chain(256, 512, 64), on)
+    assert len(kept.kept_on_chip) == 1
+    for layer in kept.layers:
+        total = layer.total
+        assert total.energy_pj_by_component == energy.energy_pj(total.counts, on, total.bits)
+        assert total.energy_pj_by_component != energy.energy_pj(
+            total.counts, on.replace(output_buffer_bytes=65536 - 8 * 512), total.bits)
 
 
 def test_an_output_that_is_larger_than_what_the_buffer_leaves_goes_to_dram() -> None:
