@@ -15,12 +15,13 @@ from collections.abc import Sequence
 
 import click
 
-from . import cli_check, cli_simulate, cli_sweep, cli_train
+from . import cli_check, cli_compact, cli_simulate, cli_sweep, cli_train
 from .cli_common import example
 
 COMMANDS: tuple[click.Command, ...] = (
     cli_train.train,
     cli_train.evaluate,
+    cli_compact.compact,
     cli_simulate.simulate,
     cli_sweep.sweep,
     cli_simulate.machines,

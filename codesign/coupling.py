@@ -73,6 +73,7 @@ class _Ties:
 
     parent: list[int] = field(default_factory=list)
     stays: set[int] = field(default_factory=set)
+    counted: set[int] = field(default_factory=set)  # the code of forward() names how many of these there are
     uses: dict[int, list[tuple[str, str, int, int]]] = field(default_factory=lambda: defaultdict(list))
     seen: dict[tuple[str, str], _Value] = field(default_factory=dict)
 
@@ -188,14 +189,17 @@ SOFTMAX: set[object] = {F.softmax, F.log_softmax, torch.softmax, torch.log_softm
 REDUCE: set[object] = {torch.mean, torch.sum, torch.amax, "mean", "sum", "amax"}
 
 
-def channel_groups(model: nn.Module, example_inputs: object) -> tuple[ChannelGroup, ...]:
+def channel_groups(
+    model: nn.Module, example_inputs: object, *, resizable: bool = False
+) -> tuple[ChannelGroup, ...]:
     """The removable channel groups of `model`, in the order in which their first producer runs.
 
-    example_inputs: a tensor [batch, ...], or a tuple of the model's arguments.  Parameters, batch norm
-    statistics and the training mode are left as they were.  Raises InputError naming the operator or the
-    layer where the channels cannot be followed.
+    example_inputs: a tensor [batch, ...], or a tuple of the model's arguments.  resizable: leave out channels
+    whose number is written into the code of forward() (a slice, a pad, a reshape to a given size): they can be
+    masked but not taken out.  Parameters, batch norm statistics and the training mode are left as they were.
+    Raises InputError naming the operator or the layer where the channels cannot be followed.
     """
-    graph = _trace(model, example_inputs)
+    graph = trace_graph(model, example_inputs)
     modules = dict(graph.named_modules())
     ties = _Ties()
     values: dict[fx.Node, _Value] = {}
@@ -215,10 +219,16 @@ def channel_groups(model: nn.Module, example_inputs: object) -> tuple[ChannelGro
             values[node] = _through_module(str(node.target), modules[str(node.target)], node, values, ties)
         else:
             values[node] = _through_function(node, shape, values, ties)
+    if resizable:
+        ties.stays |= ties.counted
     return _collect(ties)
 
 
-def _trace(model: nn.Module, example_inputs: object) -> fx.GraphModule:
+def trace_graph(model: nn.Module, example_inputs: object) -> fx.GraphModule:
+    """`model` as a torch.fx graph in evaluation mode, each node with the shape it has on the example.
+
+    Raises InputError for a model that torch.fx cannot trace or that does not run on the example.
+    """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -289,7 +299,10 @@ def _through_function(node: fx.Node, shape: tuple[int, ...], values: dict[fx.Nod
     if target in ELEMENTWISE:
         return _elementwise(node, values, ties)
     if target in FLATTEN:
-        return _flattened(node, _source(node, values))
+        source = _source(node, values)
+        if any(isinstance(size, int) and size > 1 for size in _sizes(node)):
+            ties.counted.update(source.channels)
+        return _flattened(node, source)
     if target in REDUCE:
         before = _shape(node.all_input_nodes[0])
         dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
@@ -304,6 +317,8 @@ def _through_function(node: fx.Node, shape: tuple[int, ...], values: dict[fx.Nod
         source = _source(node, values)
         channels = node.args[1][1] if len(node.args[1]) > 1 else slice(None)
         if isinstance(channels, slice) and node.args[1][0] == slice(None) and source.repeat == 1:
+            if channels != slice(None):
+                ties.counted.update(source.channels)
             return _Value(source.channels[channels])
     if target is F.pad:
         return _padded(node, shape, _source(node, values), ties)
@@ -335,6 +350,14 @@ def _flattened(node: fx.Node, source: _Value) -> _Value:
     raise _no_rule(f"a reshape from {list(before)} to {list(after)} at {node.name!r}")
 
 
+def _sizes(node: fx.Node) -> tuple[object, ...]:
+    """The sizes that a view or reshape names; a flatten has none."""
+    if node.target not in ("view", "reshape", torch.reshape):
+        return ()
+    given = (*node.args[1:], *node.kwargs.values())
+    return tuple(given[0]) if len(given) == 1 and isinstance(given[0], tuple | list) else given
+
+
 def _padded(node: fx.Node, shape: tuple[int, ...], source: _Value, ties: _Ties) -> _Value:
     """Zero channels around, as in the parameter-free shortcut of CIFAR ResNets: they are made by nobody."""
     pads = node.args[1] if len(node.args) > 1 else node.kwargs["pad"]
@@ -343,6 +366,8 @@ def _padded(node: fx.Node, shape: tuple[int, ...], source: _Value, ties: _Ties) 
     before, after = pads[place : place + 2] if len(pads) > place else (0, 0)
     if not isinstance(before, int) or not isinstance(after, int) or ((before or after) and source.repeat != 1):
         raise _no_rule(f"a pad of {pads} at {node.name!r}")
+    if before or after:
+        ties.counted.update(source.channels)
     return _Value((*ties.fresh(before), *source.channels, *ties.fresh(after)), source.repeat)
 
 

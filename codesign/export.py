@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from simulator.errors import InputError, nearest
 from simulator.trace import PackedMask
 
 from .choice import StructureChoice
+from .compact_sizes import resize_
 from .lookup import look_up
 from .run_directory import write_whole
 from .trace import Activations, Mask, from_numpy, to_numpy, trace_model
@@ -43,6 +44,7 @@ class Architecture:
 
     build: "package.module:name", called with kwargs.  input_shape: of one input, batch included.
     structures: layer -> the structure its mask was made by.  mean, std: per channel, of inputs in 0..1.
+    sizes: what compact() has made smaller than the builder makes it, as {module: {attribute: size}}.
     """
 
     build: str
@@ -52,6 +54,7 @@ class Architecture:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     classes: tuple[str, ...] = ()
+    sizes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,15 +139,17 @@ def load_exported(directory: str | Path, build: str | Callable[..., nn.Module] |
             mean=tuple(table["mean"]),
             std=tuple(table["std"]),
             classes=tuple(table["classes"]),
+            sizes={name: dict(sizes) for name, sizes in table.get("sizes", {}).items()},
         )
         choices = tuple(StructureChoice(**row) for row in read_json(folder / "choices.json")["choices"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"a field is missing or of a wrong type ({type(error).__name__}: {error})",
             where=str(folder),
             expected=f"files written by {MADE_BY}",
         ) from None
     model = _build(architecture, build, str(folder / "architecture.json"))
+    resize_(model, architecture.sizes, str(folder / "architecture.json"))
     _, parameters = files.load(folder / "model.safetensors", "model", MADE_BY)
     _load_parameters_(model, parameters, str(folder / "model.safetensors"))
     masks, activations = _read_masks(folder / "masks.safetensors")
