@@ -2,8 +2,8 @@
 
 After He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, with 1x1 convolutions where a
 shortcut changes shape (the paper's option B) for all families.  ResNet-50 strides in its 3x3 convolutions,
-which is usual and called v1.5.  Modules carry torchvision's names, so its weights load as they are; read
-`vgg.py` next.
+which is usual and called v1.5, or as the paper does (v1).  Modules carry torchvision's names, so its
+weights load as they are; read `vgg.py` next.
 """
 
 from __future__ import annotations
@@ -96,16 +96,17 @@ class SmallResNet(nn.Module):
 class Bottleneck(nn.Module):
     """1x1 down, 3x3, 1x1 up to four times the width, and a shortcut: [n, in, h, w] -> [n, 4*width, h/stride, w/stride].
 
-    The stride is in the 3x3 convolution (v1.5).
+    The stride is in the 3x3 convolution (v1.5) or, version="v1", in the first 1x1.
     """
 
-    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int, version: str = "v1.5") -> None:
         super().__init__()
         out_channels = 4 * width
-        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        first, second = (stride, 1) if version == "v1" else (1, stride)
+        self.conv1 = nn.Conv2d(in_channels, width, 1, stride=first, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu1 = nn.ReLU()
-        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, stride=second, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.relu2 = nn.ReLU()
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
@@ -134,9 +135,9 @@ class Bottleneck(nn.Module):
         return y
 
 
-def bottlenecks(in_channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+def bottlenecks(in_channels: int, width: int, blocks: int, stride: int, version: str) -> nn.Sequential:
     """`blocks` bottleneck blocks in a row; only the first changes the width and the image size."""
-    first = Bottleneck(in_channels, width, stride)
+    first = Bottleneck(in_channels, width, stride, version)
     return nn.Sequential(first, *(Bottleneck(4 * width, width, 1) for _ in range(blocks - 1)))
 
 
@@ -144,13 +145,17 @@ class ResNet50(nn.Module):
     """ResNet-50 of the paper's table 1: a stem and stages of 3, 4, 6 and 3 bottleneck blocks.
 
     images: float[n, in_channels, h, w] -> logits: float[n, num_classes].  `widths` are the inner channels of the four
-    stages, a quarter of what leaves them.  Raises DataError for a size below 1.
+    stages, a quarter of what leaves them.  version: "v1.5" halves images in the 3x3 convolution of a stage's first
+    block, "v1", the paper's, in its first 1x1.  Raises DataError for another version or a size below 1.
     """
 
     def __init__(
-        self, in_channels: int = 3, num_classes: int = 1000, widths: Sequence[int] = (64, 128, 256, 512)
+        self, in_channels: int = 3, num_classes: int = 1000, widths: Sequence[int] = (64, 128, 256, 512),
+        version: str = "v1.5",
     ) -> None:
         super().__init__()
+        if version not in ("v1", "v1.5"):
+            raise DataError(f"version is {version!r}", where="resnet50", expected='"v1" or "v1.5"')
         check_positive(in_channels, name="in_channels", where="resnet50")
         check_positive(num_classes, name="num_classes", where="resnet50")
         stages = check_widths(widths, 4, where="resnet50")
@@ -159,10 +164,10 @@ class ResNet50(nn.Module):
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         width1, width2, width3, width4 = stages
-        self.layer1 = bottlenecks(width1, width1, 3, 1)
-        self.layer2 = bottlenecks(4 * width1, width2, 4, 2)
-        self.layer3 = bottlenecks(4 * width2, width3, 6, 2)
-        self.layer4 = bottlenecks(4 * width3, width4, 3, 2)
+        self.layer1 = bottlenecks(width1, width1, 3, 1, version)
+        self.layer2 = bottlenecks(4 * width1, width2, 4, 2, version)
+        self.layer3 = bottlenecks(4 * width2, width3, 6, 2, version)
+        self.layer4 = bottlenecks(4 * width3, width4, 3, 2, version)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(4 * width4, num_classes)
         init_he_(self)

@@ -133,10 +133,11 @@ def test_mobilenet_v2_scales_by_width_and_halves_small_images_three_times() -> N
     assert all(m.groups == m.in_channels == m.out_channels for m in depthwise)
 
 
-def test_resnet50_strides_in_its_3x3_convolutions() -> None:
-    strided = [m.kernel_size[0] for n, m in build("resnet50").named_modules()
+@pytest.mark.parametrize(("version", "expected"), [("v1.5", [7, 3, 3, 3]), ("v1", [7, 1, 1, 1])])
+def test_resnet50_strides_in_its_3x3_convolutions_or_as_the_paper_does(version: str, expected: list[int]) -> None:
+    strided = [m.kernel_size[0] for n, m in build("resnet50", version=version).named_modules()
                if isinstance(m, nn.Conv2d) and m.stride[0] == 2 and "downsample" not in n]
-    assert strided == [7, 3, 3, 3]
+    assert strided == expected
 
 
 def test_attention_is_torchs() -> None:
