@@ -9,7 +9,7 @@ a method may hand finished masks to.  Read recipes/ for the published ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,12 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Place:
-    """Where training is: epoch, batch within it and step over all, each counted from 0."""
+    """Where training is: epoch, batch within it and step over all, each counted from 0.
+
+    examples: int64[b], which of the training images this batch has, the same numbers in every epoch; only for a method
+    that is `numbered`.
+    """
 
     epoch: int
     epochs: int
     batch: int
     batches: int
+    examples: Tensor | None = field(default=None, compare=False, repr=False)
 
     @property
     def step(self) -> int:
@@ -85,7 +90,12 @@ class Context:
 
 
 class Method:
-    """Ordinary training.  A recipe overrides what it changes; every default is what a plain loop does."""
+    """Ordinary training.  A recipe overrides what it changes; every default is what a plain loop does.
+
+    numbered: whether `Place.examples` is wanted.
+    """
+
+    numbered = False
 
     def __init__(self, context: Context) -> None:
         self.context = context

@@ -91,6 +91,7 @@ class Pruner:
         self._events_done = 0
         self._frozen = False
         self._warned = False
+        self.installs = 0  # how often masks were replaced, by whomever: whoever counts work looks at it
         self.history: list[dict[str, Any]] = []
         self.choices: tuple[StructureChoice, ...] = ()
         if optimizer is not None:
@@ -446,6 +447,7 @@ class Pruner:
     def _install(self, masks: dict[str, Tensor]) -> None:
         """Replace all masks and zero what they drop; a mask that keeps everything is no mask."""
         placed = {name: mask.to(self._parameter(name).device) for name, mask in masks.items() if not bool(mask.all())}
+        self.installs += 1
         self._masks = placed
         self._dropped = {name: ~mask for name, mask in placed.items()}
         self.apply_masks_()

@@ -170,6 +170,7 @@ def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progres
         pruner = Pruner.for_given_masks(model, optimizer, example)
     method = _method(config, model, optimizer, pruner, example, len(data.classes), loss_function, total_steps)
     machines = [load_machine(name) for name in config.machines]
+    numbers = torch.arange(len(images), device=device)
 
     at = _restore_(run, model, optimizer, pruner, method, device)
     seconds_before = at.seconds
@@ -202,13 +203,15 @@ def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progres
 
     for epoch in range(at.epoch, config.train.epochs):
         epoch_started = time.perf_counter()
-        per_image = training_macs(calls, model, _masks(pruner))
+        per_image, installs = training_macs(calls, model, _masks(pruner)), 0 if pruner is None else pruner.installs
         model.train()
-        for x, y in batches(images, labels, config.data.batch_size, config.seed, epoch, at.batch, augment, **scale):
+        given = numbers if method.numbered else labels
+        for x, y in batches(images, given, config.data.batch_size, config.seed, epoch, at.batch, augment, **scale):
+            examples, y = (y, labels[y]) if method.numbered else (None, y)
             step = epoch * batch_count + at.batch
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, total_steps, batch_count, config.train)
-            place = Place(epoch, config.train.epochs, at.batch, batch_count)
+            place = Place(epoch, config.train.epochs, at.batch, batch_count, examples)
             done = train_step(model, optimizer, method, x, y, place)
             at.loss_sum += done.loss * done.seen
             at.correct += done.correct
@@ -218,8 +221,9 @@ def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progres
             at.batch += 1
             if pruner is not None:
                 pruner.step()
+                if pruner.installs != installs:  # by the schedule or by the method
+                    per_image, installs = training_macs(calls, model, _masks(pruner)), pruner.installs
                 for entry in pruner.history[at.events_logged :]:
-                    per_image = training_macs(calls, model, _masks(pruner))
                     if entry["event"] == "select":
                         at.selection_seconds += entry["seconds"]
                         log(_selection_row(entry, epoch, pruner, cost), entry["seconds"])

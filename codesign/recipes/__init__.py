@@ -19,6 +19,8 @@ from simulator.errors import InputError, nearest
 RECIPES: dict[str, str] = {
     "batch_dropping": "codesign.recipes.batch_dropping",
     "clicktrain": "codesign.recipes.clicktrain",
+    "data_pruning": "codesign.recipes.data_pruning",
+    "kakurenbo": "codesign.recipes.kakurenbo",
     "ohem": "codesign.recipes.ohem",
     "on_device": "codesign.recipes.on_device",
     "partition": "codesign.recipes.partition",

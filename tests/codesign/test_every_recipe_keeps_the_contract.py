@@ -1,0 +1,69 @@
+"""What every recipe of the table promises: exact resume, an account of its work, settings that answer mistakes."""
+
+import functools
+import math
+from pathlib import Path
+
+import pytest
+
+from codesign import train
+from codesign.config import TrainConfig, check_config
+from codesign.recipes import RECIPES, settings_of
+from models import mini
+from simulator.errors import InputError
+
+READ = functools.cache(mini.read_bytes)
+"""The embedded images are unpacked once for all."""
+
+LENET = {"name": "lenet5"}
+RESNET = {"name": "resnet8", "kwargs": {"widths": [4, 8, 8]}}
+MODELS = {"clicktrain": RESNET, "stochastic_depth": RESNET}
+"""Networks for recipes that need residual blocks or 3x3 kernels."""
+SETTINGS: dict[str, dict[str, object]] = {"data_pruning": {"by": "epsilon_greedy", "explore": 0.3},
+                                          "kakurenbo": {"hide": 0.5, "sure": 0.1}, "partition": {"parts": 2}}
+"""Keys without a default, and those that make something happen within two epochs."""
+
+
+def config(name: str) -> TrainConfig:
+    return check_config({
+        "name": name, "data": {"limit": 200, "test_limit": 20, "batch_size": 30, "validation": 0.1},
+        "model": MODELS.get(name, LENET),
+        "train": {"epochs": 2, "lr": 0.02, "checkpoint_every": 4},
+        "output": {"cost_per_epoch": False, "activations": "none"},
+        "recipe": {"name": name, **SETTINGS.get(name, {})}})
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_resumes_bit_for_bit_and_counts_its_work(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six batches an epoch: stopped after the fourth of the second, in the middle of what the method remembers."""
+    monkeypatch.setattr(train, "write_report", lambda path: None)  # 20 KB of HTML, the same for all
+    monkeypatch.setattr(mini, "read_bytes", READ)
+    whole = train.run_training(config(name), tmp_path / "whole", device="cpu").table["training"]
+    assert math.isfinite(whole["macs"]) and whole["macs"] == int(whole["macs"])
+    assert 0 < whole["macs"] < 3 * whole["dense_macs"]
+
+    saves, original = [], train._save
+
+    def stop(*given: object) -> None:
+        saves.append(given)
+        original(*given)
+        if len(saves) == 3:  # the fourth batch, the end of the epoch, the tenth batch
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "_save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train.run_training(config(name), tmp_path / "part", device="cpu")
+    monkeypatch.setattr(train, "_save", original)
+    part = train.run_training(None, tmp_path / "part", resume=True, device="cpu").table["training"]
+    assert part["macs"] == whole["macs"]
+    for file in ("metrics.jsonl", "model/model.safetensors"):
+        left, right = ((tmp_path / run / file).read_bytes() for run in ("whole", "part"))
+        assert left == right, f"{file} of a resumed {name} differs"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_key_that_a_recipe_does_not_know_is_named(name: str) -> None:
+    with pytest.raises(InputError, match="no_such_key"):
+        settings_of({"name": name, "no_such_key": 1})
