@@ -1,20 +1,17 @@
 """TinyVGG16's chain of linear layers in P parts on P arrays, beside itself whole and on one; --help for more.
 
 Whole or in parts, on one array or on P: the two gains of a partition, each alone and both together.  Cycles depend on
-the sizes of the parts alone, not on which neurons are in them, so the neurons are cut in order here; --solve times the
-solvers on the network's weights as they are initialised.
+the sizes of the parts alone, not on which neurons are in them (a test), so the neurons are cut in order here.
 """
 
 import argparse
 import sys
-import time
 
 import numpy as np
 import torch
 from machine import describe, write_result
 
-from codesign.partition import contiguous, kept, masks, solve
-from codesign.partition_chain import chain_of, scores_of
+from codesign.partition import contiguous, masks
 from codesign.partition_execution import execution
 from models.nets import build
 from simulator import Gemm, LayerTrace, load_machine
@@ -40,24 +37,9 @@ def partitioned(sizes: list[tuple[int, int]], parts: int, rows: int) -> list[Lay
             for index, mask in enumerate(found, start=1)]
 
 
-def solved(parts: int) -> list[dict[str, object]]:
-    """What each solver keeps of the initial weights' magnitude, and the seconds that one start takes."""
-    net = build("tiny_vgg16", seed=0).eval()
-    scores = [score.numpy() for score in scores_of(net, chain_of(net, torch.zeros(1, 3, 56, 56)))]
-    whole, rows = sum(float(score.sum(dtype=np.float64)) for score in scores), []
-    for solver in ("random", "alternating", "kernighan_lin"):
-        started = time.perf_counter()
-        places = solve(scores, parts, solver)
-        seconds = time.perf_counter() - started
-        rows.append({"solver": solver, "parts": parts, "kept_share": kept(scores, places) / whole, "seconds": seconds})
-        print(f"{solver:14} P = {parts}: {rows[-1]['kept_share']:.4f} kept, {seconds:.0f} s", flush=True)
-    return rows
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16], help="images at once (default 1 and 16)")
-    parser.add_argument("--solve", type=int, metavar="P", help="time the solvers too, in P parts")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     sizes, rows = shapes(), []
@@ -70,11 +52,8 @@ def main() -> None:
             print(f"{label:32} {batch:5} {parts:2} {arm:20} {figures['cycles']:12,} {figures['speedup']:8.2f}x "
                   f"{figures['energy_ratio']:7.2f}x", flush=True)
     print(f"the paper, P not given: {PUBLISHED['speedup']}x and {PUBLISHED['energy_ratio']}x", file=sys.stderr)
-    result = {"chain": sizes, "published": PUBLISHED, "execution": rows}
-    if given.solve:
-        result["solvers"] = solved(given.solve)
     if given.write:
-        write_result("partition_execution", result, describe())
+        write_result("partition_execution", {"chain": sizes, "published": PUBLISHED, "execution": rows}, describe())
 
 
 if __name__ == "__main__":

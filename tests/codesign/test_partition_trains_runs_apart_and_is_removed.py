@@ -58,6 +58,8 @@ def normed() -> Normed:
 
 def test_the_chain_is_the_layers_that_hand_on_their_features() -> None:
     assert chain_of(build("lenet5"), IMAGE).layers == ("fc1", "fc2", "fc3")
+    slim = build("tiny_vgg16", widths=[2, 2, 3, 3, 12, 9])
+    assert chain_of(slim, torch.zeros(1, 3, 64, 64)).layers == ("fc1", "fc2", "fc3")
     chain = chain_of(normed(), torch.zeros(2, 1, 8, 8))
     assert chain.layers == ("a", "b", "c") and chain.norms == (("na",), ("nb",), ())
     assert chain_of(build("lenet5"), IMAGE, ("fc2", "fc3")).layers == ("fc2", "fc3")
