@@ -71,16 +71,15 @@ def predict(logits: Tensor, entropy_threshold: float) -> Prediction:
     return Prediction(high, unsure)
 
 
-def filter_loss(logits: Tensor, is_high: Tensor, ratio: float, weighted: bool = True) -> Tensor:
+def filter_loss(logits: Tensor, is_high: Tensor, ratio: float, weighting: float = 1.0) -> Tensor:
     """Cross-entropy of the filter: high examples weigh 1 / ratio, low ones 1 / (1 - ratio), normalised over the batch.
 
-    logits: float[n, 2]; is_high: bool[n].  weighted: False counts all alike, for the ablation.
+    logits: float[n, 2]; is_high: bool[n].  weighting: power of these weights; 1 is the paper's, 0 counts all alike, its
+    ablation.
     """
     labels = torch.where(is_high, HIGH, LOW)
     losses = nn.functional.cross_entropy(logits, labels, reduction="none")
-    if not weighted:
-        return losses.mean()
-    weights = torch.where(is_high, 1.0 / ratio, 1.0 / (1.0 - ratio))
+    weights = torch.where(is_high, 1.0 / ratio, 1.0 / (1.0 - ratio)) ** weighting
     return (losses * weights / weights.sum()).sum()
 
 

@@ -37,7 +37,8 @@ class Settings(Section):
     filter: "module:function" that builds the filter, "none" for no filtering; filter_kwargs: for it, besides
     in_channels and num_classes = 2.  ratio: R_set, the share of examples to count as high.  entropy: above it, in nats,
     a predicted-low example is run forward to learn its loss.  threshold, up, down, window: T_l at first and its
-    controller.  filter_lr, filter_momentum: of the filter's own SGD.  adaptive, weighted: False for the ablations.
+    controller.  filter_lr, filter_momentum: of the filter's own SGD.  adaptive: False leaves T_l where it is.
+    weighting: power of the filter's weights 1 / ratio and 1 / (1 - ratio); 0 = none.
     kept: share of error map channels that go back, 1 for no pruning; gamma1, gamma2: what weights and errors count in
     their importance.  bits: 8 for 8-bit training, None for none.
     """
@@ -53,7 +54,7 @@ class Settings(Section):
     filter_lr: Annotated[float, Field(gt=0.0)] = 0.1
     filter_momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     adaptive: bool = True
-    weighted: bool = True
+    weighting: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
     kept: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     gamma1: Annotated[float, Field(ge=0.0)] = 0.0
     gamma2: Annotated[float, Field(ge=0.0)] = 1.0
@@ -134,7 +135,7 @@ class OnDevice(Method):
                 true_high = int(is_high[: len(self._losses)].sum())
             self.filter.train()
             with torch.enable_grad():
-                filter_loss(self.filter(seen), is_high, self.settings.ratio, self.settings.weighted).backward()
+                filter_loss(self.filter(seen), is_high, self.settings.ratio, self.settings.weighting).backward()
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             self._spent += 3 * len(seen) * self.filter_macs

@@ -9,11 +9,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from codesign.config import check_config, load_config
+from codesign.error_maps import ErrorMapPruning
 from codesign.instance_filter import Threshold, filter_loss, predict
 from codesign.method import Batch, Context, Place
+from codesign.on_device_cost import Part, iteration_parts
 from codesign.recipes import recipe, settings_of
 from codesign.recipes.on_device import OnDevice
 from codesign.train import run_training
+from simulator import load_machine
 from simulator.errors import InputError
 
 PLACE = Place(0, 1, 0, 10)
@@ -59,7 +62,9 @@ def test_the_filters_loss_weighs_high_by_one_over_the_ratio() -> None:
     each = -torch.log_softmax(logits, 1)[[0, 1, 2], [0, 1, 1]]
     by_hand = (5.0 * each[0] + 1.25 * each[1] + 1.25 * each[2]) / 7.5
     torch.testing.assert_close(filter_loss(logits, is_high, 0.2), by_hand)
-    torch.testing.assert_close(filter_loss(logits, is_high, 0.2, weighted=False), each.mean())
+    half = (5.0**0.5 * each[0] + 1.25**0.5 * (each[1] + each[2])) / (5.0**0.5 + 2 * 1.25**0.5)
+    torch.testing.assert_close(filter_loss(logits, is_high, 0.2, weighting=0.5), half)
+    torch.testing.assert_close(filter_loss(logits, is_high, 0.2, weighting=0.0), each.mean())
 
 
 # --- the method ------------------------------------------------------------------------------------------------
@@ -228,7 +233,7 @@ def test_the_shipped_configuration_saves_computation_and_resumes_bit_for_bit(
 
 @pytest.mark.parametrize("section", [
     {"name": "ohem", "ratio": 0.3}, {"name": "batch_dropping"}, {"name": "on_device", "filter": "none", "kept": 0.4},
-    {"name": "on_device", "bits": 8, "adaptive": False, "weighted": False}])
+    {"name": "on_device", "bits": 8, "adaptive": False, "weighting": 0.0}])
 def test_baselines_and_ablations_train(tmp_path: Path, section: dict[str, object]) -> None:
     result = run_training(check_config({
         "name": "part", "data": {"limit": 300, "test_limit": 100, "batch_size": 20}, "model": {"name": "lenet_caffe"},
@@ -236,3 +241,27 @@ def test_baselines_and_ablations_train(tmp_path: Path, section: dict[str, object
         "output": {"machines": ["systolic_ws"], "cost_per_epoch": False}}), tmp_path / "run")
     training = result.table["training"]
     assert 0 < training["macs"] < training["dense_macs"]
+
+
+def test_joules_of_an_iteration_are_those_of_its_parts() -> None:
+    """All images high and no error map pruned is an ordinary iteration; a pruned one costs less."""
+    from models.nets import build
+
+    torch.manual_seed(0)
+    model, small = (build(name, in_channels=1, num_classes=count, widths=widths)
+                    for name, count, widths in (("lenet_caffe", 10, [4, 8, 16]), ("lenet_filter", 2, [2, 3])))
+    x, y, machine = torch.randn(6, 1, 28, 28), torch.arange(6), load_machine("systolic_ws")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def parts(kept: float, high: int, unsure: int) -> dict[str, Part]:
+        return {part.name: part for part in
+                iteration_parts(model, small, ErrorMapPruning(kept), x, y, high, unsure, machine)}
+
+    whole = parts(1.0, 6, 0)
+    assert whole["high: trained"].energy_j == whole["dense"].energy_j
+    assert "unsure: forward" not in whole
+    less = parts(0.5, 3, 2)
+    assert less["dense"] == whole["dense"]
+    assert less["high: trained"].energy_j < parts(1.0, 3, 2)["high: trained"].energy_j < whole["dense"].energy_j
+    assert less["unsure: forward"].cycles < less["high: trained"].cycles
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
