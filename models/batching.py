@@ -1,8 +1,9 @@
 """Shuffled, augmented, normalised batches whose every bit follows from (seed, epoch, batch number).
 
 Nothing is remembered between batches, so training that stops in the middle of an epoch goes on exactly
-where it was by asking for `start_batch`; there is no worker process, as the images already lie in memory.
-Augmentations are the two usual for small images, crop and mirror.  Read `data.py` next.
+where it was by asking for `start_batch`.  Images in memory need no worker; those in files are decoded ahead by
+threads (`files.py`), to the same bits however many there are.  Augmentations here are the two usual for
+small images, crop and mirror; those of photographs are in `crops.py`.  Read `data.py` next.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from .crops import Crop
 from .errors import DataError, check_positive
+from .files import ImageFiles, decoded_batches
 
 # (images uint8[n, c, h, w], generator) -> images of the same shape and type.
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -34,7 +37,7 @@ def batch_count(images: int, batch_size: int, *, drop_last: bool = False) -> int
 
 
 def batches(
-    images: Tensor,
+    images: Tensor | ImageFiles,
     labels: Tensor,
     batch_size: int,
     seed: int,
@@ -50,7 +53,8 @@ def batches(
     images: uint8[n, c, h, w], labels: int64[n], on one device -> float32[b, c, h, w], int64[b] there.
     The order depends on seed and epoch only, the augmentation of a batch on its number besides, so a late
     start gives exactly the batches that an early one would have given.  The last batch may be smaller,
-    unless `drop_last`.  Raises DataError, at the call, for sizes that make no sense.
+    unless `drop_last`.  `augment` is a function of a batch, or a Crop of `crops.py` for images that are files.
+    Raises DataError, at the call, for sizes that make no sense, and while reading for a file that is no image.
     """
     check_positive(batch_size, name="batch_size", where="batches")
     if len(images) != len(labels) or not len(images):
@@ -62,10 +66,15 @@ def batches(
     def epoch_from_start() -> Iterator[tuple[Tensor, Tensor]]:
         # Drawn on the CPU even for images on a GPU: the same order on every device.
         order = torch.randperm(len(images), generator=stream(seed, epoch)).to(images.device)
-        for batch in range(start_batch, count):
-            chosen = order[batch * batch_size : (batch + 1) * batch_size]
-            x = images[chosen]
-            if augment is not None:
+        parts = [order[batch * batch_size : (batch + 1) * batch_size] for batch in range(start_batch, count)]
+        crop = augment if isinstance(augment, Crop) and isinstance(images, ImageFiles) else None
+        pixels: Iterator[Tensor]
+        if isinstance(images, ImageFiles):
+            pixels = decoded_batches(images, parts, crop, lambda part: stream(seed, epoch, start_batch + part))
+        else:
+            pixels = (images[chosen] for chosen in parts)
+        for batch, (x, chosen) in enumerate(zip(pixels, parts, strict=True), start_batch):
+            if augment is not None and crop is None:
                 x = augment(x, stream(seed, epoch, batch))
             yield normalise(x, mean, std), labels[chosen]
 

@@ -1,8 +1,9 @@
-"""Image sets as tensors in memory: what one is, how to load one by name, how to hold images out.
+"""Image sets: what one is, how to load one by name, how to hold images out.
 
 `load` reads the embedded fashion-mnist-mini or a folder that the user has; every set has a training and a
-test part, and held-out images for decisions during training always come from the training part.  Sets
-that do not fit in memory are out of scope.  Read `batching.py` next, then `readers.py`.
+test part, and held-out images for decisions during training always come from the training part.  Small sets
+are tensors in memory, folders of photographs stay files until a batch needs them (`files.py`).  Read
+`batching.py` next, then `readers.py` and `folders.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from torch import Tensor
 
 from . import readers
 from .errors import DataError, check_positive, nearest
+from .files import ImageFiles
+from .folders import LAYOUTS
 from .mini import read_mini
+from .places import place_of
 from .readers import RawImages
 
 DIGITS = tuple("0123456789")
@@ -28,22 +32,25 @@ FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt",
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 EMBEDDED = "fashion-mnist-mini"
 # Kinds of folder, as in "cifar10:/path"; "idx" is any other set in MNIST's layout, its classes by number.
-KINDS = ("mnist", "fashion-mnist", "idx", "cifar10", "cifar100")
+KINDS = ("mnist", "fashion-mnist", "idx", "cifar10", "cifar100", *LAYOUTS)
+SAMPLED = 512
+"""Training images that mean and std of a folder of images are taken from, evenly spaced."""
+Images = Tensor | ImageFiles
 
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A set of labelled images, held on the CPU.
+    """A set of labelled images, held on the CPU or in files.
 
     train_images, test_images: uint8[n, channels, h, w]; train_labels, test_labels: int64[n], each an index
-    into `classes`.  mean, std: one per channel, over all training images scaled to 0..1.  provenance:
-    which images these are, with a sha256 of all of them, and no path.  Raises DataError where these do
-    not fit together.
+    into `classes`.  mean, std: one per channel, over all training images scaled to 0..1, or SAMPLED of them
+    where they are files.  provenance: which images these are, with a sha256 of all of them (of their names
+    and sizes, for files), and no path.  Raises DataError where these do not fit together.
     """
 
-    train_images: Tensor
+    train_images: Images
     train_labels: Tensor
-    test_images: Tensor
+    test_images: Images
     test_labels: Tensor
     classes: tuple[str, ...]
     name: str
@@ -80,9 +87,9 @@ class ImageData:
 class Split:
     """The training part in two: images: uint8[n, channels, h, w], labels: int64[n]."""
 
-    train_images: Tensor
+    train_images: Images
     train_labels: Tensor
-    validation_images: Tensor
+    validation_images: Images
     validation_labels: Tensor
 
 
@@ -91,25 +98,30 @@ def load(
 ) -> ImageData:
     """The image set that `source` names.
 
-    source: "fashion-mnist-mini", embedded; "mnist:DIR", "fashion-mnist:DIR", "idx:DIR", "cifar10:DIR" or
-    "cifar100:DIR"; or a folder alone, whose layout is then recognised.
+    source: "fashion-mnist-mini", embedded; KIND:DIR with one of KINDS, such as "cifar10:DIR"; a folder alone,
+    whose layout is then recognised; or KIND alone, for the folder KIND in $ESPALIER_DATA.  Kinds of LAYOUTS
+    take the height and width of a network's input besides: "imagenet@160:DIR".
     limit: at most so many training images, the first of each class in equal numbers; test_limit (default:
     the same) of test images.  mean and std stay those of the whole training part.
     Raises DataError for an unknown name, a missing folder or file, damaged content, or a limit too small
     to hold one image of each class.
     """
     text = os.fspath(source)
-    kind, colon, folder = text.partition(":")
+    named, colon, folder = text.partition(":")
+    kind, at, size = named.partition("@")
     if text == EMBEDDED:
         data = _image_data(read_mini(), FASHION, EMBEDDED)
-    elif colon and kind in KINDS:
-        data = _load_folder(kind, _existing(kind, folder))
-    elif Path(text).is_dir():
-        data = _load_folder(_recognise(Path(text)), Path(text))
+    elif not colon and Path(text).is_dir():
+        data = _load_folder(_recognise(Path(text)), Path(text), None)
+    elif kind in KINDS:
+        pixels = _pixels(kind, size, text) if at else None
+        data = _load_folder(kind, _existing(kind, folder) if colon else place_of(kind, _fix(kind)), pixels)
+    elif Path(text).is_dir():  # a path with a colon in it
+        data = _load_folder(_recognise(Path(text)), Path(text), None)
     else:
         raise DataError(
             f"there is no image set {text!r}", where="data",
-            expected=f"{EMBEDDED}, a folder, or one of {', '.join(k + ':DIR' for k in KINDS)}",
+            expected=f"{EMBEDDED}, a folder, or one of {', '.join(KINDS)} with or without :DIR",
             fix=nearest(kind, (EMBEDDED, *KINDS)),
         )  # fmt: skip
     if limit is None and test_limit is None:
@@ -142,18 +154,35 @@ def split_validation(data: ImageData, fraction: float, generator: torch.Generato
 def _existing(kind: str, folder: str) -> Path:
     path = Path(folder).expanduser()
     if not folder or not path.is_dir():
-        fixes = {"cifar10": readers.CIFAR10_FIX, "cifar100": readers.CIFAR100_FIX}
         raise DataError(
             f"there is no folder {folder!r}",
             where=f"data {kind}:{folder}",
             expected="a folder of files already downloaded",
-            fix=fixes.get(kind, readers.IDX_FIX),
+            fix=_fix(kind),
         )
     return path
 
 
+def _fix(kind: str) -> str:
+    """Where to get the files of a kind, and how its folder looks."""
+    if kind in LAYOUTS:
+        return LAYOUTS[kind].fix
+    return {"cifar10": readers.CIFAR10_FIX, "cifar100": readers.CIFAR100_FIX}.get(kind, readers.IDX_FIX)
+
+
+def _pixels(kind: str, size: str, text: str) -> int:
+    """The height and width that "@SIZE" asks for."""
+    if kind not in LAYOUTS:
+        raise DataError(f"{text!r} asks for a size", where="data", expected=f"a size with {', '.join(LAYOUTS)} only")
+    if not size.isdecimal() or not 8 <= int(size) <= 1024:
+        raise DataError(f"size {size!r} in {text!r}", where="data", expected="8 to 1024 pixels, as in imagenet@160")
+    return int(size)
+
+
 def _places(kind: str, folder: Path) -> list[Path]:
     """The folder itself, then where the usual downloaders put such files inside it, as far as these exist."""
+    if kind in LAYOUTS:
+        return [folder, *(folder / name for name in LAYOUTS[kind].inside if (folder / name).is_dir())]
     inside = {
         "mnist": ("raw", "MNIST/raw"),
         "fashion-mnist": ("raw", "FashionMNIST/raw"),
@@ -168,11 +197,13 @@ _HOLDS: dict[str, Callable[[Path], bool]] = {
     "idx": readers.has_idx,
     "cifar10": lambda place: any((place / name).is_file() for name in (*readers.CIFAR10_TRAIN, readers.CIFAR10_TEST)),
     "cifar100": lambda place: any((place / n).is_file() for n in (readers.CIFAR100_TRAIN, readers.CIFAR100_TEST)),
+    # A bare folder is called by its layout, not by a set that has the same one.
+    **{kind: LAYOUTS[kind].holds for kind in ("images", "tiny-imagenet", "caltech101")},
 }
 
 
 def _find(kind: str, folder: Path) -> Path | None:
-    holds = _HOLDS.get(kind, readers.has_idx)
+    holds = LAYOUTS[kind].holds if kind in LAYOUTS else _HOLDS.get(kind, readers.has_idx)
     return next((place for place in _places(kind, folder) if holds(place)), None)
 
 
@@ -184,13 +215,16 @@ def _recognise(folder: Path) -> str:
     if kinds:
         raise DataError(f"holds {' and '.join(kinds)} files", where=str(folder), fix=f"say which: {kinds[0]}:{folder}")
     raise DataError(
-        "holds no image set that can be read", where=str(folder), expected="MNIST's idx files or CIFAR's binary ones",
-        fix=f"either {readers.IDX_FIX}; or {readers.CIFAR10_FIX}",
+        "holds no image set that can be read", where=str(folder),
+        expected="MNIST's idx files, CIFAR's binary ones, or folders of images",
+        fix=f"either {readers.IDX_FIX}; or {readers.CIFAR10_FIX}; or {LAYOUTS['images'].fix}",
     )  # fmt: skip
 
 
-def _load_folder(kind: str, folder: Path) -> ImageData:
+def _load_folder(kind: str, folder: Path, pixels: int | None) -> ImageData:
     place = _find(kind, folder) or folder  # if nothing is there, the reader says what should be
+    if kind in LAYOUTS:
+        return _image_files(kind, place, pixels)
     if kind == "cifar10":
         return _image_data(readers.read_cifar10_folder(place), CIFAR10, kind)
     if kind == "cifar100":
@@ -225,6 +259,24 @@ def _image_data(raw: RawImages, classes: tuple[str, ...], name: str) -> ImageDat
     train_images, train_labels, test_images, test_labels = (torch.from_numpy(array.copy()) for array in arrays)
     provenance = f"{name}, {len(train_images)} training and {len(test_images)} test images, sha256 {digest.hexdigest()}"
     return ImageData(train_images, train_labels, test_images, test_labels, classes, name, mean, std, provenance)
+
+
+def _image_files(kind: str, place: Path, pixels: int | None) -> ImageData:
+    layout = LAYOUTS[kind]
+    size = pixels or layout.size
+    found = layout.read(place)
+    train, test = (
+        ImageFiles(found.root, part.names, np.arange(len(part.names)), size, layout.share)
+        for part in (found.train, found.test)
+    )
+    sample = torch.arange(min(SAMPLED, len(train))) * len(train) // min(SAMPLED, len(train))
+    mean, std = channel_statistics(train[sample].decoded().numpy())
+    provenance = (
+        f"{kind} at {size}x{size}, {len(train)} training and {len(test)} test images, "
+        f"sha256 of names and sizes {found.digest()}"
+    )
+    labels = (torch.from_numpy(part.labels) for part in (found.train, found.test))
+    return ImageData(train, next(labels), test, next(labels), found.classes, kind, mean, std, provenance)
 
 
 def channel_statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
