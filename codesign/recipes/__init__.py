@@ -17,15 +17,22 @@ from pydantic import ValidationError
 from simulator.errors import InputError, nearest
 
 RECIPES: dict[str, str] = {
+    "auto_sparse": "codesign.recipes.auto_sparse",
     "batch_dropping": "codesign.recipes.batch_dropping",
     "clicktrain": "codesign.recipes.clicktrain",
     "data_pruning": "codesign.recipes.data_pruning",
+    "frac_train": "codesign.recipes.frac_train",
+    "gradient_filtering": "codesign.recipes.gradient_filtering",
+    "grow_and_prune": "codesign.recipes.grow_and_prune",
     "kakurenbo": "codesign.recipes.kakurenbo",
     "ohem": "codesign.recipes.ohem",
     "on_device": "codesign.recipes.on_device",
     "partition": "codesign.recipes.partition",
+    "prunetrain": "codesign.recipes.prunetrain",
     "sr_ste": "codesign.recipes.sr_ste",
     "stochastic_depth": "codesign.recipes.stochastic_depth",
+    "trained_rank_pruning": "codesign.recipes.trained_rank_pruning",
+    "update_skipping": "codesign.recipes.update_skipping",
 }
 """Name in a configuration -> module."""
 
