@@ -19,10 +19,11 @@ from .layers import execution_order, match, prunable
 
 SCORES = {
     "magnitude": lambda weight, gradient: weight.abs(),
+    "share": lambda weight, gradient: weight.abs() / weight.abs().sum(),
     "squared": lambda weight, gradient: weight.square(),
     "taylor": lambda weight, gradient: (weight * gradient).square(),
 }
-"""What a weight is worth to a partition: score(weight, gradient)."""
+"""What a weight is worth to a partition: score(weight, gradient); by "share" all layers are worth the same."""
 
 
 @dataclass(frozen=True)

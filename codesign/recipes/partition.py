@@ -31,15 +31,16 @@ class Settings(Section):
     """The [recipe] section.  parts: P; 1 = dense.  at: progress at which the chain is divided, 0 = at once.
 
     solver: "alternating", "kernighan_lin", "contiguous" or "random", the best of `tries` starts.  score: what a weight
-    is worth, "magnitude" |w|, "squared" w^2 or "taylor" (w g)^2 of one batch.  layers: patterns of the chain's layers;
-    None = the longest chain there is.  classifier: "partitioned", each part has its share of the classes, or "dense",
-    the chain ends before its last layer.  machine: several arrays, on P of which the chain is simulated at the end.
+    is worth, "magnitude" |w|, "share" |w| over its layer's sum of them, "squared" w^2 or "taylor" (w g)^2 of one batch.
+    layers: patterns of the chain's layers; None = the longest chain there is.  classifier: "partitioned", each part has
+    its share of the classes, or "dense", the chain ends before its last layer.  machine: several arrays, on P of which
+    the chain is simulated at the end.
     """
 
     parts: Annotated[int, Field(ge=1)] = 4
     at: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
     solver: Literal["alternating", "kernighan_lin", "contiguous", "random"] = "alternating"
-    score: Literal["magnitude", "squared", "taylor"] = "magnitude"
+    score: Literal["magnitude", "share", "squared", "taylor"] = "magnitude"
     tries: Annotated[int, Field(ge=1)] = 4
     layers: Annotated[tuple[str, ...] | None, Field(strict=False)] = None
     classifier: Literal["partitioned", "dense"] = "partitioned"

@@ -182,7 +182,7 @@ def made(**keys: object) -> tuple[nn.Module, Pruner, object]:
     return model, pruner, recipe("partition").make(settings_of({"name": "partition", "parts": 2, **keys}), context)
 
 
-@pytest.mark.parametrize("score", ["magnitude", "squared", "taylor"])
+@pytest.mark.parametrize("score", ["magnitude", "share", "squared", "taylor"])
 def test_the_chain_is_divided_by_what_its_weights_are_worth_then(score: str) -> None:
     model, pruner, method = made(score=score, at=0.5)
     F.cross_entropy(model(torch.randn(6, 1, 28, 28)), torch.tensor([0, 1, 2, 0, 1, 2])).backward()
@@ -191,7 +191,8 @@ def test_the_chain_is_divided_by_what_its_weights_are_worth_then(score: str) -> 
     method.after_backward(Place(1, 4, 0, 10))
     assert not pruner.masks
     method.after_backward(Place(2, 4, 0, 10))
-    worth = {"magnitude": lambda w, g: w.abs(), "squared": lambda w, g: w**2, "taylor": lambda w, g: (w * g) ** 2}
+    worth = {"magnitude": lambda w, g: w.abs(), "squared": lambda w, g: w**2, "taylor": lambda w, g: (w * g) ** 2,
+             "share": lambda w, g: w.abs() / w.abs().sum()}
     scores = [worth[score](*before[name]).numpy() for name in ("fc1", "fc2", "fc3")]
     expected = dict(zip(("fc1", "fc2", "fc3"), masks(solve(scores, 2, tries=4)), strict=True))
     assert pruner.masks.keys() == expected.keys()
