@@ -5,6 +5,7 @@ Each checks its arguments, calls train.py, evaluate.py or report.py, and prints.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -66,6 +67,8 @@ def train(
     CONFIG is a TOML file or the name of a shipped configuration (see --list); without one it is `demo`. A run that was
     stopped goes on with --resume, and ends as if it had never been stopped.
     """
+    from simulator.errors import InputError
+
     from .config import load_config
     from .run_directory import free_directory, latest_directory
 
@@ -75,15 +78,23 @@ def train(
         if resume and config is None and not overrides and out is not None
         else load_config(config or "demo", overrides)
     )
+    team = int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun
+    if out is None and team > 1:
+        raise InputError("several processes without --out", where="torchrun", expected="one run directory for all",
+                         fix="name it with --out")
     if out is None:
         assert given is not None
         out = str(latest_directory(given.name) if resume else free_directory(given.name))
     from .compare import add_comparison
     from .train import run_training
 
+    leads = os.environ.get("RANK", "0") == "0"
     with Bar() as bar:
-        message(f"run directory: {out}")
-        result = run_training(given, out, resume=resume, device=device, progress=bar)
+        if leads:
+            message(f"run directory: {out}")
+        result = run_training(given, out, resume=resume, device=device, progress=bar if leads else None)
+        if not leads:
+            return
         result = add_comparison(result, device=device, progress=bar)
     if as_json:
         print_json(result.table)

@@ -69,6 +69,16 @@ class OptimizeConfig(Section):
     schedule: Literal["cosine", "one_cycle", "constant"] = "one_cycle"
     warmup_epochs: Annotated[float, Field(ge=0.0)] = 0.0
     label_smoothing: Share = 0.0
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Batches whose gradients are averaged for one optimizer step; the last step of an epoch may have fewer."""
+    ema: Share = 0.0
+    """Decay of a running average of the weights, which is then what is validated and exported; 0 = none (ema.py)."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Type that products are computed in while training; fp16 on CUDA only, with a scaled loss (precision.py)."""
+    compile: Literal["none", "inductor", "aot_eager", "eager"] = "none"
+    """Backend of torch.compile for the forward and backward pass."""
+    channels_last: bool = False
+    """Memory layout of weights and images; often faster for convolutions, and never another result in meaning."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 50
     """Optimizer steps between two checkpoints; one is written at the end of every epoch besides."""
 
@@ -400,6 +410,11 @@ def _check_meaning(
                         expected="progress through training, 0 to 1",
                     )
                 )
+    if config.recipe is not None and (config.train.accumulate > 1 or config.train.compile != "none"):
+        errors.append(InputError("train.accumulate or train.compile with a [recipe]",
+                                 where=_place(("recipe",), where, text, sources),
+                                 expected="accumulate = 1 and compile = \"none\": a recipe changes single steps",
+                                 fix="leave them out, or the recipe"))
     if config.recipe is not None:
         from .recipes import settings_of
 

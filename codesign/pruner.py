@@ -24,6 +24,7 @@ from .budgets import density_of, global_densities
 from .channels import channel_entries, channel_scores, group_masks
 from .choice import CostModel, StructureChoice
 from .criteria import Criterion, parse_criterion, running_mean
+from .ddp import agreed
 from .gradual import project_part_way
 from .layers import prunable
 from .masks import apply_mask_, check_masks, pack, unpack
@@ -445,7 +446,11 @@ class Pruner:
         self.apply_masks_()
 
     def _install(self, masks: dict[str, Tensor]) -> None:
-        """Replace all masks and zero what they drop; a mask that keeps everything is no mask."""
+        """Replace all masks and zero what they drop; a mask that keeps everything is no mask.
+
+        Between processes all take those of rank 0.
+        """
+        masks = agreed(masks)
         placed = {name: mask.to(self._parameter(name).device) for name, mask in masks.items() if not bool(mask.all())}
         self.installs += 1
         self._masks = placed

@@ -15,6 +15,7 @@ from torch import nn
 from simulator.errors import InputError
 
 from .method import Batch, Method, Place
+from .precision import Precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,21 +29,38 @@ class Outcome:
 
 
 def train_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, method: Method, x: torch.Tensor, y: torch.Tensor, place: Place
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    method: Method,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    place: Place,
+    precision: Precision | None = None,
+    share: float = 1.0,
+    last: bool = True,
 ) -> Outcome:
-    """Train on one batch.  Raises InputError where the loss is not finite."""
+    """Train on one batch.  Raises InputError where the loss is not finite.
+
+    precision: how it is computed; None = plainly.  share: what the batch's loss counts in the coming optimizer step,
+    which is taken if this is the `last` batch of it.
+    """
+    precision = precision or Precision(model, x.device)
     batch = method.prepare(x, y, place)
     if batch is None or not len(batch.x):
         method.after_step(place)
         return Outcome(0.0, 0, 0, None)
-    logits = model(batch.x)
-    loss = method.loss(logits, batch)
-    penalty = method.penalty(place)
-    (loss if penalty is None else loss + penalty).backward()
-    method.after_backward(place)
-    optimizer.step()
-    method.after_step(place)
-    optimizer.zero_grad(set_to_none=True)
+    with precision.autocast():
+        logits = precision.forward(batch.x)
+        loss = method.loss(logits, batch)
+        penalty = method.penalty(place)
+    whole = loss if penalty is None else loss + penalty
+    precision.backward(whole if share == 1.0 else whole * share)
+    if last:
+        precision.unscale_(optimizer)
+        method.after_backward(place)
+        precision.step(optimizer)
+        method.after_step(place)
+        optimizer.zero_grad(set_to_none=True)
     correct = int((logits.detach().argmax(1) == batch.y).sum())
     return Outcome(_finite(float(loss.detach()), place), correct, len(batch.x), batch)
 

@@ -1,9 +1,9 @@
 """Training from top to bottom: data, network, pruner, loop, export, score.
 
 One function that a person can read in one sitting, deterministic given its configuration: killed at any
-moment and resumed, it ends in the same weights, masks and metrics, bit for bit.  It leaves out training on
-several devices and any use of test images before the end.  Read config.py for what can be set, pruner.py
-for what happens to the weights.
+moment and resumed, it ends in the same weights, masks and metrics, bit for bit.  It leaves out any use of
+test images before the end.  Read config.py for what can be set, pruner.py for what happens to the weights,
+ddp.py for several processes.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ from simulator.errors import InputError
 
 from .checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from .config import TrainConfig, hardware_cost
+from .ddp import Team, join_team
+from .ema import Ema
 from .evaluate import EVALUATION_BATCH, accuracy_and_loss
 from .export import Architecture, export
 from .judge import make_judge
 from .lookup import look_up
 from .method import Context, Method, Place
 from .optimize import learning_rate, make_optimizer, training_macs
+from .precision import Precision
 from .pruner import Pruner
 from .report import write_report
 from .robustness import accuracy_under, parse_attack
@@ -104,17 +107,29 @@ def run_training(
 ) -> TrainResult:
     """Train, prune, export and score one network; everything is written to `out_dir`.
 
-    config: None takes the one in `out_dir`, for `resume`.  device: "auto", "cpu" or "cuda".  Raises
-    InputError for a mistake in the configuration or the directory, and where training diverges.
+    config: None takes the one in `out_dir`, for `resume`.  device: "auto", "cpu" or "cuda".  Started by torchrun,
+    every process trains on its part of each batch and the first writes the files; the others return an empty table.
+    Raises InputError for a mistake in the configuration or the directory, and where training diverges.
     """
-    run, config = open_run(out_dir, config, resume=resume)
+    place = pick_device(device)
+    team = join_team(place)
+    if team.leads:
+        run, config = open_run(out_dir, config, resume=resume)
+    team.wait()
+    if not team.leads:
+        run, config = open_run(out_dir, config, resume=True)
     if resume and run.report.is_file():
         return TrainResult(run.path, json.loads(run.report.read_text(encoding="utf-8")))
-    with _deterministic(place := pick_device(device)):
-        return _train(run, config, place, progress)
+    if team.size > 1 and (config.recipe is not None or config.compare.rows):
+        raise InputError("a [recipe] or [compare] section on several processes", where="train",
+                         expected="[prune] and [hardware]", fix="start it without torchrun")
+    with _deterministic(place):
+        return _train(run, config, place, progress, team)
 
 
-def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progress: Progress | None) -> TrainResult:
+def _train(
+    run: RunDirectory, config: TrainConfig, device: torch.device, progress: Progress | None, team: Team
+) -> TrainResult:
     started = time.perf_counter()
     torch.manual_seed(config.seed)
 
@@ -135,7 +150,8 @@ def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progres
     model: nn.Module = look_up(config.model.build, NONE, "model.build")(**kwargs).to(device)
     optimizer = make_optimizer(model, config.train)
     batch_count = -(-len(images) // config.data.batch_size)
-    total_steps = config.train.epochs * batch_count
+    steps_per_epoch = -(-batch_count // config.train.accumulate)
+    total_steps = config.train.epochs * steps_per_epoch
     loss_function = nn.CrossEntropyLoss(label_smoothing=config.train.label_smoothing)
 
     # Pruner: one validation image shows it, and the machine, how the network runs.
@@ -169,14 +185,25 @@ def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progres
     elif config.recipe is not None:
         pruner = Pruner.for_given_masks(model, optimizer, example)
     method = _method(config, model, optimizer, pruner, example, len(data.classes), loss_function, total_steps)
+    how = config.train
+    precision = Precision(model, device, how.precision, how.compile, how.channels_last,
+                          partial(team.wrap, device=device))
+    ema = Ema(model, how.ema) if how.ema else None
     machines = [load_machine(name) for name in config.machines]
     numbers = torch.arange(len(images), device=device)
 
-    at = _restore_(run, model, optimizer, pruner, method, device)
+    # Dropout and the like: each process has its own noise, and a checkpoint has them all.
+    if not team.leads:
+        torch.manual_seed(config.seed + (team.rank << 32))
+    parts = {"model": model, "optimizer": optimizer, "pruner": pruner, "method": method, "precision": precision,
+             "ema": ema}
+    at = _restore_(run, parts, device, team)
     seconds_before = at.seconds
-    board = _tensorboard(run) if config.output.tensorboard else None
+    board = _tensorboard(run) if config.output.tensorboard and team.leads else None
 
     def log(row: dict[str, Any], seconds: float) -> None:
+        if not team.leads:
+            return
         at.metrics_bytes = run.append(run.metrics, row)
         at.timing_bytes = run.append(run.timing, {key: row[key] for key in ("event", "epoch")} | {"seconds": seconds})
         if progress is not None:
@@ -188,7 +215,7 @@ def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progres
 
     def checkpoint() -> None:
         at.seconds = seconds_before + time.perf_counter() - started
-        _save(run, model, optimizer, pruner, method, at, device)
+        _save(run, parts, at, device, team)
 
     def evaluate(part_images: Tensor, part_labels: Tensor) -> tuple[float, float]:
         return accuracy_and_loss(
@@ -208,18 +235,26 @@ def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progres
         given = numbers if method.numbered else labels
         for x, y in batches(images, given, config.data.batch_size, config.seed, epoch, at.batch, augment, **scale):
             examples, y = (y, labels[y]) if method.numbered else (None, y)
-            step = epoch * batch_count + at.batch
+            step = epoch * steps_per_epoch + at.batch // how.accumulate
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, total_steps, batch_count, config.train)
+                group["lr"] = learning_rate(step, total_steps, steps_per_epoch, how)
+            first = at.batch - at.batch % how.accumulate  # the batches of one optimizer step, by their examples
+            together = min(len(images), (first + how.accumulate) * config.data.batch_size) - (
+                first * config.data.batch_size)
+            last = (at.batch + 1) % how.accumulate == 0 or at.batch + 1 == batch_count
+            weight = len(x) / together if how.accumulate > 1 else 1.0
+            x, y, share, counts = team.part(x, y)
             place = Place(epoch, config.train.epochs, at.batch, batch_count, examples)
-            done = train_step(model, optimizer, method, x, y, place)
-            at.loss_sum += done.loss * done.seen
-            at.correct += done.correct
-            at.seen += done.seen
-            at.macs += method.macs(per_image[0], len(x), done.batch)
-            at.dense_macs += per_image[1] * len(x)
+            done = train_step(model, optimizer, method, x, y, place, precision, share * weight, last)
+            macs = method.macs(per_image[0], len(x), done.batch)
+            sums = team.total((done.loss * done.seen, done.correct, done.seen, macs, len(x)), device, counts)
+            at.loss_sum += sums[0]
+            at.correct += int(sums[1])
+            at.seen += int(sums[2])
+            at.macs += int(sums[3])
+            at.dense_macs += per_image[1] * int(sums[4])
             at.batch += 1
-            if pruner is not None:
+            if pruner is not None and last:
                 pruner.step()
                 if pruner.installs != installs:  # by the schedule or by the method
                     per_image, installs = training_macs(calls, model, _masks(pruner)), pruner.installs
@@ -230,12 +265,15 @@ def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progres
                 at.events_logged = len(pruner.history)
             if progress is not None:
                 progress.batch(epoch + 1, config.train.epochs, at.batch, batch_count, at.loss_sum / max(1, at.seen))
-            if at.batch < batch_count and (step + 1) % config.train.checkpoint_every == 0:
+            if ema is not None and last:
+                ema.update()
+                ema.mask_(_all_masks(pruner))
+            if at.batch < batch_count and last and (step + 1) % how.checkpoint_every == 0:
                 checkpoint()
         row = {
             "event": "epoch",
             "epoch": epoch + 1,
-            "step": (epoch + 1) * batch_count,
+            "step": (epoch + 1) * steps_per_epoch,
             "lr": optimizer.param_groups[0]["lr"],
             "train_loss": at.loss_sum / max(1, at.seen),
             "train_accuracy": 100.0 * at.correct / max(1, at.seen),
@@ -244,7 +282,11 @@ def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progres
         row |= method.row()
         if pruner is not None and epoch + 1 == config.train.epochs:
             pruner.finalize()
-        row["validation_accuracy"], row["validation_loss"] = evaluate(split.validation_images, split.validation_labels)
+            if ema is not None:
+                ema.mask_(_all_masks(pruner))
+        with contextlib.nullcontext() if ema is None else ema.in_place():
+            found = evaluate(split.validation_images, split.validation_labels)
+        row["validation_accuracy"], row["validation_loss"] = found
         row["weight_sparsity"] = 0.0 if pruner is None else pruner.sparsity
         if config.output.cost_per_epoch and machines:
             trace = current_trace()[0]
@@ -254,6 +296,11 @@ def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progres
         checkpoint()
 
     # The end: export, score, and only now the test images.
+    if ema is not None:
+        ema.put_in_()
+    if not team.leads:
+        team.wait()
+        return TrainResult(run.path, {})
     provenance = _provenance(config, data)
     trace, activations = current_trace(provenance)
     architecture = Architecture(
@@ -305,6 +352,7 @@ def _train(run: RunDirectory, config: TrainConfig, device: torch.device, progres
     write_report(run.path)
     if board is not None:
         board.close()
+    team.wait()
     return TrainResult(run.path, table)
 
 
@@ -355,6 +403,10 @@ def _masks(pruner: Pruner | None) -> dict[str, Tensor]:
     return {} if pruner is None else pruner.masks
 
 
+def _all_masks(pruner: Pruner | None) -> dict[str, Tensor]:
+    return {} if pruner is None else {**pruner.masks, **pruner.parameter_masks}
+
+
 def _activations(model: nn.Module, images: Tensor, what: str) -> Activations:
     if what == "none":
         return {}
@@ -380,54 +432,36 @@ def _selection_row(entry: Mapping[str, Any], epoch: int, pruner: Pruner, cost: A
     return row | {"choices": [asdict(choice) for choice in pruner.choices]}
 
 
-def _save(
-    run: RunDirectory,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    pruner: Pruner | None,
-    method: Method,
-    at: Position,
-    device: torch.device,
-) -> None:
-    random = {"torch": torch.get_rng_state()}
+def _save(run: RunDirectory, parts: Mapping[str, Any], at: Position, device: torch.device, team: Team) -> None:
+    """One checkpoint of everything that has a state; all processes take part, the first one writes."""
+    random = {"torch": torch.stack(team.gather(torch.get_rng_state(), device))}
     if device.type == "cuda":
-        random["cuda"] = torch.cuda.get_rng_state(device)
-    save_checkpoint(
-        run.checkpoint,
-        {
-            "position": asdict(at),
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "pruner": None if pruner is None else pruner.state_dict(),
-            "method": method.state_dict(),
-            "random": random,
-        },
-    )
+        random["cuda"] = torch.stack(team.gather(torch.cuda.get_rng_state(device), device))
+    if team.leads:
+        state = {name: None if part is None else part.state_dict() for name, part in parts.items()}
+        save_checkpoint(run.checkpoint, {"position": asdict(at), **state, "random": random})
+    team.wait()
 
 
-def _restore_(
-    run: RunDirectory,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    pruner: Pruner | None,
-    method: Method,
-    device: torch.device,
-) -> Position:
+def _restore_(run: RunDirectory, parts: Mapping[str, Any], device: torch.device, team: Team) -> Position:
     """Put the last checkpoint back, if there is one; a run that was killed before its first starts anew."""
     if not has_checkpoint(run.checkpoint):
-        run.cut(0, 0)
+        if team.leads:
+            run.cut(0, 0)
         return Position()
     state = load_checkpoint(run.checkpoint)
+    if len(state["random"]["torch"]) != team.size:
+        raise InputError(f"{team.size} processes", where=str(run.path),
+                         expected=f"{len(state['random']['torch'])}, as the run was started with")
     at = Position(**state["position"])
-    run.cut(at.metrics_bytes, at.timing_bytes)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    if pruner is not None:
-        pruner.load_state_dict(state["pruner"])
-    method.load_state_dict(state["method"])
-    torch.set_rng_state(state["random"]["torch"])
+    if team.leads:
+        run.cut(at.metrics_bytes, at.timing_bytes)
+    for name, part in parts.items():
+        if part is not None:
+            part.load_state_dict(state[name])
+    torch.set_rng_state(state["random"]["torch"][team.rank])
     if device.type == "cuda" and "cuda" in state["random"]:
-        torch.cuda.set_rng_state(state["random"]["cuda"], device)
+        torch.cuda.set_rng_state(state["random"]["cuda"][team.rank], device)
     return at
 
 
