@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from simulator.errors import InputError, nearest
 
 RECIPES: dict[str, str] = {
+    "activation_density": "codesign.recipes.activation_density",
     "auto_sparse": "codesign.recipes.auto_sparse",
     "batch_dropping": "codesign.recipes.batch_dropping",
     "clicktrain": "codesign.recipes.clicktrain",
@@ -25,10 +26,12 @@ RECIPES: dict[str, str] = {
     "gradient_filtering": "codesign.recipes.gradient_filtering",
     "grow_and_prune": "codesign.recipes.grow_and_prune",
     "kakurenbo": "codesign.recipes.kakurenbo",
+    "lottery_ticket": "codesign.recipes.lottery_ticket",
     "ohem": "codesign.recipes.ohem",
     "on_device": "codesign.recipes.on_device",
     "partition": "codesign.recipes.partition",
     "prunetrain": "codesign.recipes.prunetrain",
+    "reconstruction": "codesign.recipes.reconstruction",
     "sr_ste": "codesign.recipes.sr_ste",
     "stochastic_depth": "codesign.recipes.stochastic_depth",
     "trained_rank_pruning": "codesign.recipes.trained_rank_pruning",
