@@ -7,6 +7,7 @@ their part of the work.  Read element_map_scnn.py for SCNN's grid.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ from .trace import LayerTrace
 Counts = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 MODELS = ("systolic", "scnn")
+MOST = 1 << 27  # of a layer's weights, or of its lowered inputs: they are placed one by one
+PART = 1 << 22  # of a weight-stationary array's weights at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +54,8 @@ def why_not(report: LayerReport, machine: Machine) -> str:
         return "no weight is left, and the machine leaves the layer out"
     if machine.type_rates and precision.rate(report.layer, machine) != 1:
         return "its operands' type has a rate of its own, and an element does several products in a cycle"
+    if _most(_single(report.layer), machine) > MOST:
+        return f"it has more than {MOST:,} operands to place"
     if machine.model == "systolic" and _physical(_single(report.layer), machine).cover is not None:
         return "tiles or rows have an n:m of their own, and their weights are packed anew for every tile"
     return ""
@@ -78,6 +83,16 @@ def element_map(report: LayerReport, machine: Machine) -> ElementMap:
 
 def _single(layer: LayerTrace) -> LayerTrace:
     return grouped.on_planes(layer) if grouped.in_groups(layer.operation) else layer
+
+
+def _most(layer: LayerTrace, machine: Machine) -> int:
+    """Entries of the largest array that the map is made from."""
+    weights, gemm = math.prod(layer.operation.weight_shape), layer.operation.gemm()
+    if machine.model == "scnn":
+        return max(weights, math.prod(layer.operation.input_shape) * layer.operation.window)
+    if machine.array.dataflow == "ws":
+        return weights
+    return max(weights, gemm.m * gemm.k if layer.packed_input is not None else 8 * gemm.m)
 
 
 def _physical(layer: LayerTrace, machine: Machine) -> Physical:
@@ -108,10 +123,13 @@ def _weight_stationary(layer: LayerTrace, machine: Machine, gemm: Physical, weig
     useful, slots = np.zeros((spec.rows, spec.cols)), np.zeros((spec.rows, spec.cols))
     for mask, (group, k_rows) in zip(weights, rows, strict=True):
         passing = np.full(len(k_rows), gemm.m) if inputs is None else inputs[group, k_rows]
-        products = mask * passing[:, None]
-        if gemm.slots_kept < gemm.slots_of:
-            products = _compacted(products, mask, gemm)
-        useful += _over_folds(_over_folds(products, spec.rows).T, spec.cols).T
+        step = spec.cols * max(1, PART // (spec.cols * len(mask)))
+        for first in range(0, gemm.n, step):
+            part = mask[:, first : first + step]
+            products = part * passing[:, None]
+            if gemm.slots_kept < gemm.slots_of:
+                products = _compacted(products, part, gemm)
+            useful += _over_folds(_over_folds(products, spec.rows).T, spec.cols).T
         executed = np.ones((gemm.k, gemm.n), dtype=bool)
         if spec.skip_zero_blocks and layer.packed_weight is not None:
             at_k, at_n = np.arange(0, gemm.k, spec.rows), np.arange(0, gemm.n, spec.cols)

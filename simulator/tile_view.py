@@ -83,14 +83,17 @@ def _matrices(layer: LayerTrace, compact: bool) -> tuple[np.ndarray, np.ndarray]
 
     if grouped.in_groups(layer.operation):
         layer = grouped.on_planes(layer)
-    matrices = layer.weight_matrix()
-    group = int(np.argmax(matrices.any(axis=(1, 2))))
-    weights = matrices[group]
+    gemm, group = layer.operation.gemm(), 0
+    weights = np.broadcast_to(np.True_, (gemm.k, gemm.n))  # nothing that is large is made of a dense layer
+    if layer.packed_weight is not None:
+        matrices = layer.weight_matrix()
+        group = int(np.argmax(matrices.any(axis=(1, 2))))
+        weights = matrices[group]
     if layer.packed_input is None:
         inputs = np.ones((min(2 * MOST, layer.operation.gemm().m), len(weights)), dtype=bool)
     else:
         inputs = lowered_mask(layer, group)
-    if compact and len(matrices) == 1 and layer.packed_weight is not None:
+    if compact and layer.operation.groups == 1 and layer.packed_weight is not None:
         window = layer.operation.window
         rows = np.repeat(weights.reshape(-1, window, weights.shape[1]).any(axis=(1, 2)), window)
         return weights[rows][:, weights.any(axis=0)], inputs[:, rows]

@@ -101,3 +101,6 @@ def test_layers_without_a_map_say_why():
     assert said["systolic_ws"] == ""
     assert "counts its multipliers together" in said["sparten"]
     assert "n:m of their own" in said["vegeta"]
+    machine = load_machine("scalesim_ws")
+    large = simulate(Trace([LayerTrace("l", Gemm(2, 20_000, 20_000))]), machine, compare_dense=False).layers[0]
+    assert "more than 134,217,728 operands" in why_not(large, machine)
