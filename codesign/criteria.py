@@ -21,7 +21,7 @@ from simulator.errors import InputError
 
 from .layers import prunable
 from .lookup import look_up
-from .probes import grasp, random, synflow
+from .probes import activation_density, grasp, random, synflow
 
 FISHER_MEMORY = 0.99
 """Weight of the past in the running mean of "fisher": it remembers about 100 batches, so that the large
@@ -95,6 +95,7 @@ CRITERIA: dict[str, Criterion] = {
     "snip": Criterion(taylor, needs_gradient=True),
     "grasp": Criterion(magnitude, probe=grasp),
     "synflow": Criterion(magnitude, probe=synflow),
+    "activation_density": Criterion(magnitude, probe=activation_density),
     "random": Criterion(magnitude, probe=random),
 }
 

@@ -1,4 +1,4 @@
-"""Criteria that run the network on one batch themselves: GraSP, SynFlow, and the random control.
+"""Criteria that run the network on one batch themselves: GraSP, SynFlow, activations, and a random control.
 
 Each is a function of (model, inputs, targets) to a score of every prunable weight, by layer name; the
 model's mode, parameters and gradients are afterwards as they were.  Left out: how many rounds are made, which
@@ -65,6 +65,39 @@ def synflow(model: nn.Module, inputs: Tensor, targets: Tensor | None) -> dict[st
             with torch.no_grad():
                 for parameter, sign in zip(parameters, signs, strict=True):
                     parameter.mul_(sign)
+    return scores
+
+
+def activation_density(model: nn.Module, inputs: Tensor, targets: Tensor | None) -> dict[str, Tensor]:
+    """Of every weight: the share of the values of its input channel that is not zero (Foldy-Porto et al., 2002.02949).
+
+    For structures that remove input channels: all weights of one have the same score.  A layer that does not run on the
+    batch scores 0.
+    """
+    layers = prunable(model)
+    shares: dict[str, Tensor] = {}
+
+    def look(name: str, x: Tensor) -> None:
+        channel = 1 if isinstance(layers[name], nn.Conv2d) else x.dim() - 1
+        shares[name] = (x != 0).movedim(channel, 0).flatten(1).double().mean(1)
+
+    handles = [layer.register_forward_pre_hook(lambda _, given, name=name: look(name, given[0]))
+               for name, layer in layers.items()]
+    try:
+        with _as_it_was(model), torch.no_grad():
+            model.eval()
+            model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    scores = {}
+    for name, layer in layers.items():
+        weight = layer.weight
+        share = shares.get(name, torch.zeros(weight.shape[1], dtype=torch.float64, device=weight.device))
+        if len(share) != weight.shape[1]:  # groups: filter j of `out` reads the channels of its group
+            share = share.reshape(-1, weight.shape[1]).repeat_interleave(
+                weight.shape[0] * weight.shape[1] // len(share), 0)
+        scores[name] = share.reshape(-1, weight.shape[1], *[1] * (weight.dim() - 2)).expand_as(weight).to(weight.dtype)
     return scores
 
 

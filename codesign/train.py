@@ -181,7 +181,9 @@ def _train(
         )
     cost = hardware_cost(config, judge)
     if settings is not None:
-        pruner = Pruner(model, settings, optimizer=optimizer, example_inputs=example, cost=cost)
+        # Criteria that run the network themselves see a batch of an epoch that training never reaches.
+        seen = next(batches(images, labels, config.data.batch_size, config.seed, config.train.epochs, 0, **scale))
+        pruner = Pruner(model, settings, optimizer=optimizer, example_inputs=example, cost=cost, probe=seen)
     elif config.recipe is not None:
         pruner = Pruner.for_given_masks(model, optimizer, example)
     method = _method(config, model, optimizer, pruner, example, len(data.classes), loss_function, total_steps)
