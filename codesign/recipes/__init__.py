@@ -18,6 +18,7 @@ from simulator.errors import InputError, nearest
 
 RECIPES: dict[str, str] = {
     "activation_density": "codesign.recipes.activation_density",
+    "admm": "codesign.recipes.admm",
     "auto_sparse": "codesign.recipes.auto_sparse",
     "batch_dropping": "codesign.recipes.batch_dropping",
     "clicktrain": "codesign.recipes.clicktrain",

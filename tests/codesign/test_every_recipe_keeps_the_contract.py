@@ -20,7 +20,8 @@ RESNET = {"name": "resnet8", "kwargs": {"widths": [4, 8, 8]}}
 MODELS = {"clicktrain": RESNET, "stochastic_depth": RESNET}
 """Networks for recipes that need residual blocks or 3x3 kernels."""
 SETTINGS: dict[str, dict[str, object]] = {
-    "activation_density": {"still": 1.0, "until": 1.0}, "auto_sparse": {"start": -3.0},
+    "activation_density": {"still": 1.0, "until": 1.0}, "admm": {"start": 0.3, "harden": 0.9, "every": 2},
+    "auto_sparse": {"start": -3.0},
     "data_pruning": {"by": "epsilon_greedy", "explore": 0.3},
     "frac_train": {"window": 3, "flat": 1.0}, "kakurenbo": {"hide": 0.5, "sure": 0.1}, "partition": {"parts": 2},
     "prunetrain": {"threshold": 0.12}, "trained_rank_pruning": {"every": 3},

@@ -1,18 +1,23 @@
 """Grow-and-prune, learned thresholds, trained rank pruning and PruneTrain: what each does to the weights."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from codesign.config import load_config
 from codesign.low_rank import factorise, factorised, low_rank, rank_for_energy
 from codesign.method import Batch, Context, Method, Place
 from codesign.pruner import Pruner
 from codesign.recipes import recipe, settings_of
+from codesign.structures import project
 from codesign.trace import trace_model
+from codesign.train import run_training
 from simulator import load_machine, simulate
+from simulator.trace import Trace
 
 
 def method_of(name: str, model: nn.Module, shape: tuple[int, ...], lr: float = 0.1, **settings: object) -> Method:
@@ -123,6 +128,49 @@ def test_factors_compute_what_the_weight_of_low_rank_does_and_cost_less() -> Non
     assert cycles[1] < cycles[0]
 
 
+def test_admm_pulls_weights_to_their_projection_and_remembers_how_they_resist() -> None:
+    """Z = P(W + U) with U += W - Z, the pull rho (W - Z + U), three decays of the rate, and hard masks at the end."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 2, bias=False)
+    method = method_of("admm", model, (4,), structure="2:4", start=0.2, harden=0.6, rho=0.5, every=2, tune=0.1, skip=[])
+    pruner, optimizer = method.context.pruner, method.context.optimizer
+    assert pruner is not None
+    x, y, rates = torch.randn(3, 4), torch.tensor([0, 1, 0]), []
+    target, dual = torch.zeros(2, 4), torch.zeros(2, 4)
+    for step in range(10):
+        place = Place(0, 1, step, 10)
+        method.prepare(x, y, place)
+        weight = model.weight.detach().clone()
+        if step in (2, 4):
+            dual = dual + weight - target if step == 4 else dual
+            target = (weight + dual) * project((weight + dual).abs(), "2:4")
+        model.weight.grad = torch.ones(2, 4)
+        optimizer.param_groups[0]["lr"] = 1.0
+        method.after_backward(place)
+        pull = 0.5 * (weight - target + dual) if 2 <= step < 6 else torch.zeros(2, 4)
+        torch.testing.assert_close(model.weight.grad, 1.0 + pull)
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.param_groups[0]["lr"] = 0.01
+        optimizer.step()
+        assert bool(pruner.masks) == (step >= 6)
+    assert rates == pytest.approx([1.0, 0.5, 1.0, 0.853553, 0.5, 0.146447, 0.1, 0.0853553, 0.05, 0.0146447], rel=1e-4)
+    assert (model.weight.detach() != 0).sum(1).tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("name", ["prune_after_training", "prunetrain"])
+def test_the_baselines_of_pruning_while_training_run_from_their_configurations(name: str, tmp_path: Path) -> None:
+    short = ["data.limit=128", "data.test_limit=50", "train.epochs=4", "output.cost_per_epoch=false",
+             "model.kwargs.widths=[4, 8, 8]", "train.lr=0.02"]
+    if name == "prunetrain":
+        short += ["recipe.share=0.9", "recipe.threshold=0.7"]
+    result = run_training(load_config(name, short), tmp_path / "run", device="cpu")
+    layers = Trace.load(tmp_path / "run" / "trace.safetensors").layers
+    pruned = [layer for layer in layers if layer.weight_mask is not None]
+    wanted = "kernel + pattern 4" if name == "prune_after_training" else "channel"
+    assert pruned and all(layer.structure == wanted for layer in pruned)
+    assert result.table["training"]["macs"] < result.table["training"]["dense_macs"]
+
+
 def test_the_lasso_is_a_share_of_the_first_loss_and_small_channels_go_for_good() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.Flatten(),
@@ -147,7 +195,7 @@ def test_the_lasso_is_a_share_of_the_first_loss_and_small_channels_go_for_good()
     assert not model[0].weight[1].any() and method.row()["channels"] == 6
 
 
-def test_training_with_the_lasso_removes_channels(tmp_path) -> None:
+def test_training_with_the_lasso_removes_channels() -> None:
     """Few images and a strong lasso: channels fall below the threshold one after the other."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))
