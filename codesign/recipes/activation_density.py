@@ -20,13 +20,12 @@ from torch import Tensor, nn
 
 from simulator.errors import InputError
 
-from ..channels import group_masks
-from ..choice import StructureChoice
 from ..config import Section
 from ..coupling import Span, channel_groups
 from ..layers import prunable
 from ..masks import pack, unpack
 from ..method import Context, Method, Place
+from ..recipe_parts import remove_channels_
 from ..structures import keep_best
 
 
@@ -90,16 +89,9 @@ class ActivationDensity(Method):
                 self.before[index] = None  # another network has another density
                 changed = True
         if changed:
-            self._mask()
+            remove_channels_(self.context, self.groups, self.kept)
         self.active = [torch.zeros_like(active) for active in self.active]
         self.seen = [0] * len(self.seen)
-
-    def _mask(self) -> None:
-        masks = group_masks(self.context.model, list(zip(self.groups, self.kept, strict=True)))
-        choices = [StructureChoice(name, "channel", float(mask.float().mean()), 0.0, 0.0)
-                   for name, mask in masks.items() if name in self.layers]
-        assert self.context.pruner is not None  # train.py makes one for every recipe
-        self.context.pruner.set_masks_(masks, choices)
 
     def row(self) -> dict[str, Any]:
         """Channels that are left, and the densities where they are known."""

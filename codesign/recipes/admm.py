@@ -21,12 +21,9 @@ from torch import Tensor
 from simulator.errors import InputError
 from simulator.structure import parse
 
-from ..choice import StructureChoice
 from ..config import Section
-from ..gradual import project_part_way
-from ..layers import execution_order, kept_by_default, match, prunable
 from ..method import Batch, Context, Method, Place
-from ..structures import window_of
+from ..recipe_parts import chosen_layers, install_, projected
 
 
 class Settings(Section):
@@ -54,11 +51,7 @@ class Admm(Method):
             raise InputError(f"harden = {settings.harden}", where="recipe admm",
                              expected=f"a progress after start = {settings.start}")
         self.settings, self.structure = settings, parse(settings.structure)
-        layers, order = prunable(context.model), execution_order(context.model, context.example)
-        kept = kept_by_default(context.model, order) if settings.skip is None else match(
-            settings.skip, layers, "recipe, skip")
-        self.layers = {name: layers[name] for name in order
-                       if name not in kept and self.structure.prunes(window_of(layers[name].weight.shape))}
+        self.layers = chosen_layers(context, settings.skip, self.structure)
         self.target: dict[str, Tensor] = {}
         self.dual: dict[str, Tensor] = {}
         self.projected = -1
@@ -83,20 +76,13 @@ class Admm(Method):
             else:
                 self.dual[name] = torch.zeros_like(layer.weight)
             sought = layer.weight + self.dual[name]
-            self.target[name] = sought * self._mask(name, sought)
-
-    def _mask(self, name: str, weight: Tensor) -> Tensor:
-        fixed = self.structure.density_on(window_of(weight.shape))
-        sparsity = self.settings.sparsity if fixed is None else 1.0 - fixed
-        return project_part_way(weight.abs(), self.structure, sparsity, 1.0)
+            self.target[name] = sought * projected(sought, self.structure, self.settings.sparsity)
 
     @torch.no_grad()
     def _harden(self) -> None:
-        masks = {name: self._mask(name, layer.weight) for name, layer in self.layers.items()}
-        choices = [StructureChoice(name, str(self.structure), float(mask.float().mean()), 0.0, 0.0)
-                   for name, mask in masks.items()]
-        assert self.context.pruner is not None  # train.py makes one for every recipe
-        self.context.pruner.set_masks_(masks, choices)
+        masks = {name: projected(layer.weight, self.structure, self.settings.sparsity)
+                 for name, layer in self.layers.items()}
+        install_(self.context, masks, str(self.structure))
         self.target, self.dual, self.hard = {}, {}, True
 
     @torch.no_grad()

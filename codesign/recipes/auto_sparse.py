@@ -19,10 +19,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..choice import StructureChoice
 from ..config import Section
-from ..layers import execution_order, kept_by_default, match, prunable
 from ..method import Batch, Context, Method, Place
+from ..recipe_parts import chosen_layers, install_
 from ..step_macs import layer_macs
 
 
@@ -45,10 +44,7 @@ class AutoSparse(Method):
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(context)
         self.settings = settings
-        layers, order = prunable(context.model), execution_order(context.model, context.example)
-        kept = kept_by_default(context.model, order) if settings.skip is None else match(
-            settings.skip, layers, "recipe, skip")
-        self.layers = {name: layer for name, layer in layers.items() if name not in kept}
+        self.layers = chosen_layers(context, settings.skip)
         self.s = torch.full((len(self.layers),), settings.start, dtype=torch.float64)
         self.behind: dict[str, Tensor] = {}
         self.work = layer_macs(context.model, context.example)
@@ -81,11 +77,9 @@ class AutoSparse(Method):
 
     def end_epoch(self, place: Place) -> None:
         """At the end of training what is zero stays zero, and the masks are the pruner's."""
-        if place.epoch + 1 == place.epochs and self.context.pruner is not None:
+        if place.epoch + 1 == place.epochs:
             masks = {name: layer.weight.detach() != 0 for name, layer in self.layers.items()}
-            choices = [StructureChoice(name, "unstructured", float(mask.float().mean()), 0.0, 0.0)
-                       for name, mask in masks.items()]
-            self.context.pruner.set_masks_(masks, choices)
+            install_(self.context, masks, "unstructured")
 
     def macs(self, per_image: int, images: int, batch: Batch | None) -> int:
         """Weights that are zero are left out forward and in the gradient of the input, not in their own gradient."""
@@ -120,7 +114,8 @@ class AutoSparse(Method):
     def _threshold_(self) -> None:
         for layer_s, (name, layer) in zip(torch.sigmoid(self.s), self.layers.items(), strict=True):
             self.behind[name] = layer.weight.clone()
-            layer.weight.copy_(layer.weight.sign() * (layer.weight.abs() - float(layer_s)).clamp_min(0.0))
+            size = (layer.weight.abs() - float(layer_s)).clamp_min(0.0)
+            layer.weight.copy_(torch.where(size > 0, layer.weight.sign() * size, 0.0))  # no -0.0, which is another bit
 
 
 def make(settings: Settings, context: Context) -> Method:

@@ -21,13 +21,10 @@ from torch import Tensor
 from simulator.errors import InputError
 from simulator.structure import parse
 
-from ..choice import StructureChoice
 from ..config import Section
-from ..gradual import project_part_way
-from ..layers import execution_order, kept_by_default, match, prunable
 from ..masks import pack, unpack
 from ..method import Batch, Context, Method, Place
-from ..structures import window_of
+from ..recipe_parts import chosen_layers, install_, projected
 
 
 class Settings(Section):
@@ -50,17 +47,13 @@ class GrowAndPrune(Method):
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(context)
         self.settings, self.structure = settings, parse(settings.structure)
-        layers, order = prunable(context.model), execution_order(context.model, context.example)
-        kept = kept_by_default(context.model, order) if settings.skip is None else match(
-            settings.skip, layers, "recipe, skip")
-        names = [name for name in order if name not in kept and self.structure.prunes(window_of(
-            layers[name].weight.shape))]
+        self.layers = chosen_layers(context, settings.skip, self.structure)
+        names = list(self.layers)
         if len(names) < settings.groups:
             raise InputError(f"groups = {settings.groups}", where="recipe grow_and_prune",
                              expected=f"at most {len(names)}, the layers to prune")
         bounds = [round(index * len(names) / settings.groups) for index in range(settings.groups + 1)]
         self.groups = [names[first:last] for first, last in itertools.pairwise(bounds)]
-        self.layers = {name: layers[name] for name in names}
         self.masks: dict[str, Tensor] = {}
         self.phase = -1
 
@@ -76,19 +69,12 @@ class GrowAndPrune(Method):
     def _go_to(self, phase: int) -> None:
         for name, layer in self.layers.items():
             if name not in self.masks:  # the start, and whatever grew
-                self.masks[name] = project_part_way(layer.weight.abs(), self.structure, self._sparsity(name), 1.0)
+                self.masks[name] = projected(layer.weight, self.structure, self.settings.sparsity)
         if phase < self.settings.rounds * len(self.groups):
             for name in self.groups[phase % len(self.groups)]:
                 del self.masks[name]
         self.phase = phase
-        choices = [StructureChoice(name, str(self.structure), float(mask.float().mean()), 0.0, 0.0)
-                   for name, mask in self.masks.items()]
-        assert self.context.pruner is not None  # train.py makes one for every recipe
-        self.context.pruner.set_masks_(self.masks, choices)
-
-    def _sparsity(self, name: str) -> float:
-        fixed = self.structure.density_on(window_of(self.layers[name].weight.shape))
-        return self.settings.sparsity if fixed is None else 1.0 - fixed
+        install_(self.context, self.masks, str(self.structure))
 
     def end_epoch(self, place: Place) -> None:
         """A training that is too short for its phases still ends with all layers sparse."""

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from simulator.errors import InputError
 
-from ..channels import channel_entries, group_masks
-from ..choice import StructureChoice
+from ..channels import channel_entries
 from ..config import Section
 from ..coupling import channel_groups
 from ..layers import prunable
 from ..masks import pack, unpack
 from ..method import Context, Method, Place
+from ..recipe_parts import remove_channels_
 from ..structures import keep_best
 
 EPSILON = 1e-12
@@ -88,11 +88,7 @@ class PruneTrain(Method):
             largest = torch.stack([part.abs().amax(1) for part in channel_entries(group, weights)]).amax(0)
             # one channel stays: a layer without any would cut the network through
             self.kept[index] &= (largest >= self.settings.threshold) | keep_best(largest.double(), 1)
-        masks = group_masks(self.context.model, list(zip(self.groups, self.kept, strict=True)))
-        choices = [StructureChoice(name, "channel", float(mask.float().mean()), 0.0, 0.0)
-                   for name, mask in masks.items() if name in self.layers]
-        assert self.context.pruner is not None  # train.py makes one for every recipe
-        self.context.pruner.set_masks_(masks, choices)
+        remove_channels_(self.context, self.groups, self.kept)
 
     def row(self) -> dict[str, Any]:
         """Channels that are left, of all that could be removed."""

@@ -20,14 +20,12 @@ from simulator.errors import InputError
 from simulator.structure import CHANNEL, parse, units_kept
 
 from ..budgets import density_of
-from ..choice import StructureChoice
 from ..config import Section
-from ..gradual import project_part_way
-from ..layers import Layer, execution_order, kept_by_default, match, prunable
+from ..layers import Layer
 from ..method import Batch, Context, Method, Place
+from ..recipe_parts import chosen_layers, install_, projected
 from ..reconstruction import contributing_channels, error, input_moments, lasso_channels, refitted
 from ..step_macs import layer_macs
-from ..structures import window_of
 
 
 class Settings(Section):
@@ -54,12 +52,8 @@ class Reconstruction(Method):
         if settings.choose != "magnitude" and self.structure != CHANNEL:
             raise InputError(f"choose = {settings.choose!r} with structure {settings.structure!r}",
                              where="recipe reconstruction", expected="channels", fix='choose = "magnitude"')
-        layers, order = prunable(context.model), execution_order(context.model, context.example)
-        kept = kept_by_default(context.model, order) if settings.skip is None else match(
-            settings.skip, layers, "recipe, skip")
-        self.layers = {name: layers[name] for name in order if name not in kept
-                       and getattr(layers[name], "groups", 1) == 1
-                       and self.structure.prunes(window_of(layers[name].weight.shape))}
+        self.layers = {name: layer for name, layer in chosen_layers(context, settings.skip, self.structure).items()
+                       if getattr(layer, "groups", 1) == 1}
         if not self.layers:
             raise InputError("no layer to prune", where="recipe reconstruction", expected="layers that are not skipped")
         self.forward_macs = sum(layer.forward for layer in layer_macs(context.model, context.example))
@@ -94,17 +88,12 @@ class Reconstruction(Method):
             self.errors[name] = error(layer.weight, new, moments)
             layer.weight.copy_(new)
         _estimate_norms_(self.context.model, self.last)
-        choices = [StructureChoice(name, str(self.structure), float(mask.float().mean()), 0.0, self.errors[name])
-                   for name, mask in masks.items()]
-        assert self.context.pruner is not None  # train.py makes one for every recipe
-        self.context.pruner.set_masks_(masks, choices)
+        install_(self.context, masks, str(self.structure))
 
     def _mask(self, layer: Layer, moments: Tensor) -> Tensor:
         weight = layer.weight
         if self.settings.choose == "magnitude":
-            fixed = self.structure.density_on(window_of(weight.shape))
-            sparsity = self.settings.sparsity if fixed is None else 1.0 - fixed
-            return project_part_way(weight.abs(), self.structure, sparsity, 1.0)
+            return projected(weight, self.structure, self.settings.sparsity)
         keep = max(1, units_kept(density_of(self.settings.sparsity), weight.shape[1]))
         pick = lasso_channels if self.settings.choose == "lasso" else contributing_channels
         kept = pick(weight, moments, keep)

@@ -18,9 +18,10 @@ from pydantic import Field
 from simulator import load_machine, simulate
 
 from ..config import Section, Texts
-from ..layers import execution_order, kept_by_default, match, prunable
+from ..layers import prunable
 from ..low_rank import factorise, low_rank, rank_for_energy
 from ..method import Context, Method, Place
+from ..recipe_parts import chosen_layers
 from ..trace import trace_model
 
 
@@ -43,11 +44,8 @@ class TrainedRankPruning(Method):
         super().__init__(context)
         self.settings = settings
         self.machines = [load_machine(name) for name in settings.machines]
-        layers, order = prunable(context.model), execution_order(context.model, context.example)
-        kept = kept_by_default(context.model, order) if settings.skip is None else match(
-            settings.skip, layers, "recipe, skip")
-        self.layers = {name: layer for name, layer in layers.items()
-                       if name not in kept and getattr(layer, "groups", 1) == 1}
+        self.layers = {name: layer for name, layer in chosen_layers(context, settings.skip).items()
+                       if getattr(layer, "groups", 1) == 1}
         self.ranks: dict[str, int] = {}
 
     @torch.no_grad()

@@ -17,7 +17,7 @@ READ = functools.cache(mini.read_bytes)
 
 LENET = {"name": "lenet5"}
 RESNET = {"name": "resnet8", "kwargs": {"widths": [4, 8, 8]}}
-MODELS = {"clicktrain": RESNET, "stochastic_depth": RESNET}
+MODELS = {"clicktrain": RESNET, "fusible": RESNET, "stochastic_depth": RESNET, "tost": RESNET}
 """Networks for recipes that need residual blocks or 3x3 kernels."""
 SETTINGS: dict[str, dict[str, object]] = {
     "activation_density": {"still": 1.0, "until": 1.0}, "admm": {"start": 0.3, "harden": 0.9, "every": 2},
@@ -42,7 +42,8 @@ def config(name: str) -> TrainConfig:
 def test_a_recipe_resumes_bit_for_bit_and_counts_its_work(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Six batches an epoch: stopped after the fourth of the second, in the middle of what the method remembers."""
+    """Stopped after eight of twelve batches, in the middle of what the method remembers, and again when all are done
+    but the network is not yet scored."""
     monkeypatch.setattr(train, "write_report", lambda path: None)  # 20 KB of HTML, the same for all
     monkeypatch.setattr(mini, "read_bytes", READ)
     whole = train.run_training(config(name), tmp_path / "whole", device="cpu").table["training"]
@@ -54,15 +55,18 @@ def test_a_recipe_resumes_bit_for_bit_and_counts_its_work(
     def stop(*given: object) -> None:
         saves.append(given)
         original(*given)
-        if len(saves) == 3:  # the fourth batch, the end of the epoch, the tenth batch
+        if len(saves) in (3, 4):  # four batches, the end of the epoch, eight batches; the end
             raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "_save", stop)
     with pytest.raises(KeyboardInterrupt):
         train.run_training(config(name), tmp_path / "part", device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        train.run_training(None, tmp_path / "part", resume=True, device="cpu")
     monkeypatch.setattr(train, "_save", original)
     part = train.run_training(None, tmp_path / "part", resume=True, device="cpu").table["training"]
     assert part["macs"] == whole["macs"]
+    assert len(saves) == 4
     for file in ("metrics.jsonl", "model/model.safetensors"):
         left, right = ((tmp_path / run / file).read_bytes() for run in ("whole", "part"))
         assert left == right, f"{file} of a resumed {name} differs"

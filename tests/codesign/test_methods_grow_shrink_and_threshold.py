@@ -180,7 +180,7 @@ def test_the_lasso_is_a_share_of_the_first_loss_and_small_channels_go_for_good()
     loss = method.loss(model(x), Batch(x, y))
     penalty = method.penalty(Place(0, 1, 0, 2))
     assert penalty is not None
-    assert float(penalty) / float(loss + penalty) == pytest.approx(0.25)
+    assert penalty.item() / (loss + penalty).item() == pytest.approx(0.25)
     # A channel is its filter and everything that reads it: both must be small.
     with torch.no_grad():
         model[0].weight[1] = 0.009
