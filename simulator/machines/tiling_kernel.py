@@ -271,14 +271,15 @@ def array_time(p, brick, tiles, live, first_bits, span):
     weights = occupied((first_bits + 7) // 8, p)
     first_input = brick[B_FIRST_WORDS] * channels_touched(0, p)
     input_bits = share(first_input, span[1], span[2]) if span[3] else first_input * p[INPUT_BITS]
+    # What a format stores in no bits at all is not loaded, and its latency is not waited for.
+    weights_at = weights + p[LATENCY] if first_bits > 0 else 0
+    inputs_at = weights + occupied((input_bits + 7) // 8, p) + p[LATENCY] if input_bits > 0 else 0
     if p[INPUTS_STAY]:
-        stationary = 0 if p[FLOW] == IS else weights + p[LATENCY]
-        start = max(p[BIAS] + shift + (stationary if shift else 0), weights + p[LATENCY])
+        stationary = 0 if p[FLOW] == IS else weights_at
+        start = max(p[BIAS] + shift + (stationary if shift else 0), weights_at)
     else:
-        inputs = weights + occupied((input_bits + 7) // 8, p)
-        stationary, streamed = (inputs, weights) if p[FLOW] == IS else (weights, inputs)
-        start = max(p[BIAS] + shift + (stationary + p[LATENCY] if shift else 0),
-                    max(stationary, streamed) + p[LATENCY])
+        stationary = inputs_at if p[FLOW] == IS else weights_at
+        start = max(p[BIAS] + shift + (stationary if shift else 0), max(weights_at, inputs_at))
     if p[OUTPUTS_STAY]:
         return busy + start
     last_n = p[N] - (tiles[AXIS_N] - 1) * p[TILE_N]

@@ -2,11 +2,13 @@
 
 A `Problem` is one layer on one array in integers; a tiling's cost is the time line of systolic_kernel.py
 itself, run only while the candidate's bound (array time, channel time) is below the best cost so far, so
-the result is that of an exhaustive search.  Ties go to fewer DRAM bytes, then to the first candidate.
+the result is that of an exhaustive search.  Ties go to fewer DRAM bytes, then to the first candidate.  A layer
+of millions of tiles is searched in the order of the bounds until MOST_PLAYED visits have been played.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 Ints = NDArray[np.int64]
 AXES = "mkn"
+MOST_PLAYED = 1 << 22  # visits of tiles by all candidates of a search; a ResNet's layer has some thousands
+MOST_REQUESTS = 1 << 30  # of an array with a queue
+MOST_VISITS = 1 << 25  # of one tiling: some tens of seconds
 FLOWS = {"ws": kernel.WS, "os": kernel.OS, "is": kernel.IS}
 DRAINS = {"in_place": kernel.IN_PLACE, "serial": kernel.SERIAL, "overlapped": kernel.OVERLAPPED}
 TRAFFIC = [Count.INPUT_DRAM_READ_BYTES, Count.WEIGHT_DRAM_READ_BYTES, Count.PSUM_DRAM_READ_BYTES,
@@ -268,6 +273,11 @@ def best(problem: Problem) -> Tiling:
     """The tiling of fewest cycles (ties: fewest DRAM bytes, then the first candidate); InputError if none fits."""
     gemm, spec = problem.gemm, problem.machine.array
     whole = Tiling(gemm.m, gemm.k, gemm.n)
+    requests = (gemm.groups * -(-gemm.k // spec.rows) * -(-gemm.n // spec.cols)
+                * -(-gemm.m // (spec.rows_per_request or spec.rows)))
+    if spec.max_in_flight and requests > MOST_REQUESTS:
+        raise InputError(f"{requests} requests in the array's queue to play", expected=f"at most {MOST_REQUESTS}",
+                         fix="split the layer")
     if problem.base[kernel.IDEAL]:
         return whole
     m_sizes = _brick_ladder(problem)
@@ -285,13 +295,23 @@ def best(problem: Problem) -> Tiling:
     if count == 0:
         raise InputError(f"its smallest tile misses the buffers by {least} bytes",
                          expected="buffers that hold one tile", fix="enlarge the buffers or shrink the array")
+    found[:count, 0] -= _unfinished_cycles(problem.machine)
     order = np.lexsort((found[:count, 5], found[:count, 1], found[:count, 0]))
     winner: tuple[int, int, int] | None = None
     chosen = whole
+    played = 0
     for index in order:
         bound, _, m_at, k_at, n_at, rank = (int(value) for value in found[index])
         if winner is not None and bound > winner[0]:
             break
+        visits = gemm.groups * math.prod(-(-axis // size) for axis, size in (
+            (gemm.m, m_sizes[m_at]), (gemm.k, k_sizes[k_at]), (gemm.n, n_sizes[n_at])))
+        played += visits
+        if winner is not None and played > MOST_PLAYED:
+            break
+        if visits > MOST_VISITS:
+            raise InputError(f"{visits} visits of tiles to play", expected=f"at most {MOST_VISITS}",
+                             fix="split the layer, enlarge the buffers, or take memory = 'ideal'")
         tiling = Tiling(m_sizes[m_at], k_sizes[k_at], n_sizes[n_at], LOOP_ORDERS[rank % len(LOOP_ORDERS)])
         counts = np.zeros(len(Count), dtype=np.int64)
         kernel.timeline(problem.parameters(tiling), *problem.tiles(tiling), counts)
@@ -299,6 +319,18 @@ def best(problem: Problem) -> Tiling:
         if winner is None or cost < winner:
             winner, chosen = cost, tiling
     return chosen
+
+
+def _unfinished_cycles(machine: Machine) -> int:
+    """Cycles by which first load, second load and last store may end before the peak's pace that the bounds take.
+
+    A transfer ends with its last burst's tBL; the pace is tCCD_S, longer only in devices that nobody ships.
+    """
+    if machine.memory.memory != "dram":
+        return 0
+    device = machine.memory.device
+    clocks = 3 * (device.burst_clocks - device.tBL)
+    return math.ceil(clocks / dram.clocks_per_cycle(device, machine.clock_hz))
 
 
 def _ladder(whole: int, base: int) -> list[int]:
