@@ -74,7 +74,8 @@ class Total:
     @property
     def utilisation(self) -> float:
         """Useful multiply-accumulates over what the multipliers could have done in the same cycles."""
-        slots = self.cycles * self.peak_macs_per_cycle
+        # In clock edges: SCALE-Sim's index of the last cycle would let a full array pass 100 %.
+        slots = (self.cycles - self.cycle_offset) * self.peak_macs_per_cycle
         return int(self.counts[Count.USEFUL_MACS]) / slots if slots else 0.0
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ scalesim_reports.py; where our counts differ from its, and why, is in docs/model
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 
 from ..errors import InputError, nearest
 from ..hardware import Machine, build
+from ..machines.limits import MOST_ENTRIES
 from ..trace import LayerTrace, Trace
 from ..workload import Conv2d, Gemm
 
@@ -34,6 +36,8 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "network_presets": ("TopologyCsvLoc",),
 }
 SIZES = ("ArrayHeight", "ArrayWidth", "IfmapSramSzkB", "FilterSramSzkB", "OfmapSramSzkB")
+WHOLE = r"\+?\d{1,18}"  # what fits 64 bits; Python refuses to read thousands of digits
+MOST_CHANNELS = 1 << 16  # of a depthwise row in SCALE-Sim's convention
 CONV_COLUMNS = "name, input height, input width, filter height, filter width, channels, filters, stride[, N:M]"
 GEMM_COLUMNS = "name, M, N, K[, N:M]"
 
@@ -133,10 +137,10 @@ def _layers(cells: list[str], header: list[str], gemm: bool, convention: str, wh
         raise InputError(f"{len(given)} filled field(s), {', '.join(given)!r}", expected=_columns(gemm),
                          fix="complete the row or delete it" + _other_form(cells, gemm))
     name, sizes = cells[0], cells[1:count]
-    wrong = [text for text in sizes if not re.fullmatch(r"\+?\d+", text) or int(text) < 1]
+    wrong = [_short(text) for text in sizes if not re.fullmatch(WHOLE, text) or int(text) < 1]
     if wrong:
-        raise InputError(f"{', '.join(map(repr, wrong))} in layer {name!r}", expected="integers of at least 1",
-                         fix=f"the columns are {_columns(gemm)}")
+        raise InputError(f"{', '.join(map(repr, wrong))} in layer {name!r}",
+                         expected="integers of at least 1 and up to 18 digits", fix=f"the columns are {_columns(gemm)}")
     values = [int(text) for text in sizes]
     kept, of, stride_w = _extra(cells[count:], header[count:], gemm, where, notes)
     if gemm:
@@ -152,6 +156,10 @@ def _layers(cells: list[str], header: list[str], gemm: bool, convention: str, wh
         m = -(-(height - rows + stride) // stride) * -(-(width - columns + stride_w) // stride_w)
         if not depthwise:
             return [_masked(name, Gemm(m, rows * columns * channels, filters), kept, of)]
+        if channels > MOST_CHANNELS:
+            raise InputError(f"{channels} channels in the depthwise layer {name!r}",
+                             expected=f"at most {MOST_CHANNELS}",
+                             fix="each becomes a layer here: use a machine of another convention")
         notes.append(f"{where}: depthwise row (DP in its name) became {channels} layers, one per channel, "
                      "as in SCALE-Sim")
         return [_masked(f"{name}Channel_{index}", Gemm(m, rows * columns, filters), kept, of)
@@ -168,6 +176,10 @@ def _masked(name: str, operation: Gemm | Conv2d, kept: int, of: int) -> LayerTra
     """The layer with the first `kept` of every `of` rows of k, or dense where that is all of them."""
     if kept == of:
         return LayerTrace(name, operation)
+    entries = math.prod(operation.weight_shape)
+    if entries > MOST_ENTRIES:
+        raise InputError(f"a mask of {entries} weights in layer {name!r}", expected=f"at most {MOST_ENTRIES}",
+                         fix="split the layer, or leave out its N:M")
     gemm = operation.gemm()
     rows = np.arange(gemm.k) % of < kept
     if isinstance(operation, Gemm):
@@ -185,15 +197,19 @@ def _extra(cells: list[str], header: list[str], gemm: bool, where: str, notes: l
             continue
         title = header[index].lower() if index < len(header) else ""
         if match := re.fullmatch(r"(\d+)\s*:\s*(\d+)", text):
+            if not all(re.fullmatch(WHOLE, part) for part in match.groups()) or not 1 <= int(match[1]) <= int(match[2]):
+                raise InputError(f"sparsity {_short(text)!r}", expected="N:M with 1 <= N <= M, up to 18 digits")
             kept, of = int(match[1]), int(match[2])
-            if not 1 <= kept <= of:
-                raise InputError(f"sparsity {text!r}", expected="N:M with 1 <= N <= M")
         elif not gemm and index == 0 and "stride" in title and re.fullmatch(r"[1-9]\d*", text):
             stride_w = int(text)
             notes.append(f"{where}: {text} read as the stride along the width, as its column says")
         else:
             notes.append(f"{where}: {text!r} after the layer's sizes was ignored")
     return kept, of, stride_w
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:20]}... ({len(text)} characters)"
 
 
 def _renamed(layer: LayerTrace, layers: Mapping[str, LayerTrace], where: str,
