@@ -75,6 +75,24 @@ class Storage:
                             KIND_NUMBERS[fmt.kind], fmt.run_bits, found)
         return found
 
+    def weight_bits(self, k_size: int, n_size: int) -> tuple[int, int, int]:
+        """Stored bits of the largest weight tile, of the first one, and of all tiles of all groups."""
+        gemm, width = self.gemm, self.layer.weight_bits
+        if gemm.mask is not None:
+            tiles = self.weight_tiles(k_size, n_size)
+            bits = tiles[..., 0] * width + tiles[..., 1]
+            return int(bits.max()), int(bits[0, 0, 0]), int(bits.sum())
+        assert self.weight is not None  # the caller asked
+        total = 0
+        for rows, down in ((k_size, gemm.k // k_size), (gemm.k % k_size, 1)):
+            for cols, across in ((n_size, gemm.n // n_size), (gemm.n % n_size, 1)):
+                values, metadata = _form(self.weight, rows, cols, rows * cols)
+                total += down * across * (values * width + metadata) if rows and cols else 0
+        values, metadata = _form(self.weight, min(k_size, gemm.k), min(n_size, gemm.n),
+                                 min(k_size, gemm.k) * min(n_size, gemm.n))
+        first = values * width + metadata
+        return first, first, total * gemm.groups
+
     def input_spans(self, spans: Sequence[tuple[int, int]], fmt: Format | None = None) -> Ints:
         """int64[groups or 1, spans, 2]: (bits, words) of the inputs in the channels [first, last) of every group."""
         from . import storage_kernel as kernel
@@ -180,10 +198,11 @@ def _even_run_entries(words: int, nonzeros: int, run_bits: int) -> int:
 
 def _kept_channels(layer: LayerTrace, gemm: Physical) -> Ints:
     """Indices of the input channels that are left after the removal of empty ones."""
-    operation, weights = layer.operation, layer.weight_matrix()
+    operation = layer.operation
     per_group = operation.gemm().k // operation.window
     if gemm.groups * gemm.k_rows == operation.groups * operation.gemm().k:
         return np.arange(operation.groups * per_group)
+    weights = layer.weight_matrix()
     if operation.groups > 1:
         live = np.repeat(weights.any(axis=(1, 2)), per_group)
     else:
