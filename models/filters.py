@@ -2,7 +2,7 @@
 
 The instance filter of arXiv 2007.03213 for MNIST, "LeNet with 3x3 kernels and 6 and 16 filters"; for CIFAR
 the paper's is a ResNet-8 with two outputs, which nets.py has.  The text gives no padding and no pooling:
-with those here the filter costs 9.3 % of lenet_caffe's forward pass (9.6 with ten outputs; the paper says
+with those here the filter costs 9.3 % of lenet_431k's forward pass (9.6 with ten outputs; the paper says
 9.5).  Read lenet.py.
 """
 

@@ -52,30 +52,33 @@ class LeNet5(nn.Module):
         return logits
 
 
-class CaffeLeNet(nn.Module):
+class LeNet431k(nn.Module):
     """The LeNet of 431,080 parameters on 28x28 images that compression papers mean: 20 and 50 maps, 500 hidden units.
 
     images: float[n, in_channels, h, w] -> logits: float[n, num_classes]; h and w at least 16.  `widths` are the outputs
-    of conv1, conv2 and fc1.  Raises DataError for a size below 1.  After Caffe's examples/mnist/lenet.prototxt, whose
-    one ReLU stands behind fc1.
+    of conv1, conv2 and fc1.  Raises DataError for a size below 1.  Sizes are those of Caffe's examples/mnist; a ReLU
+    stands behind every layer, as in PyTorch's MNIST example (Caffe's has one, behind fc1).
     """
 
     def __init__(self, in_channels: int = 1, num_classes: int = 10, widths: Sequence[int] = (20, 50, 500)) -> None:
         super().__init__()
-        check_positive(in_channels, name="in_channels", where="lenet_caffe")
-        check_positive(num_classes, name="num_classes", where="lenet_caffe")
-        maps1, maps2, hidden = check_widths(widths, 3, where="lenet_caffe")
+        check_positive(in_channels, name="in_channels", where="lenet_431k")
+        check_positive(num_classes, name="num_classes", where="lenet_431k")
+        maps1, maps2, hidden = check_widths(widths, 3, where="lenet_431k")
         self.conv1 = nn.Conv2d(in_channels, maps1, 5)
+        self.relu1 = nn.ReLU()
         self.pool1 = nn.MaxPool2d(2)
         self.conv2 = nn.Conv2d(maps1, maps2, 5)
+        self.relu2 = nn.ReLU()
         self.pool2 = nn.AdaptiveMaxPool2d(4)  # on 28 x 28 images the usual 2 x 2 pooling of 8 x 8 maps
         self.fc1 = nn.Linear(maps2 * 4 * 4, hidden)
-        self.relu1 = nn.ReLU()
+        self.relu3 = nn.ReLU()
         self.fc2 = nn.Linear(hidden, num_classes)
         init_he_(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [batch, classes] of images [batch, channels, h, w]."""
-        x = self.pool2(self.conv2(self.pool1(self.conv1(images))))
-        logits: Tensor = self.fc2(self.relu1(self.fc1(torch.flatten(x, 1))))
+        x = self.pool1(self.relu1(self.conv1(images)))
+        x = self.pool2(self.relu2(self.conv2(x)))
+        logits: Tensor = self.fc2(self.relu3(self.fc1(torch.flatten(x, 1))))
         return logits

@@ -18,7 +18,7 @@ from torch import nn
 
 from .errors import DataError, nearest
 from .filters import LeNetFilter
-from .lenet import CaffeLeNet, LeNet5
+from .lenet import LeNet5, LeNet431k
 from .mobilenet_v2 import MobileNetV2
 from .resnet import ResNet18, ResNet50, SmallResNet
 from .vgg import VGG, TinyVGG16
@@ -27,7 +27,7 @@ from .vit import ViT
 # To add a network, add a line.  Each takes in_channels, num_classes and widths.
 NETS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": LeNet5,
-    "lenet_caffe": CaffeLeNet,
+    "lenet_431k": LeNet431k,
     "lenet_filter": LeNetFilter,
     "resnet8": partial(SmallResNet, depth=8),
     "resnet20": partial(SmallResNet, depth=20),

@@ -74,7 +74,7 @@ def method_of(name: str = "on_device", model: nn.Module | None = None, **setting
     from models.nets import build
 
     torch.manual_seed(0)
-    model = model if model is not None else build("lenet_caffe", in_channels=1, num_classes=10)
+    model = model if model is not None else build("lenet_431k", in_channels=1, num_classes=10)
     losses = nn.CrossEntropyLoss(reduction="none")
     context = Context(model, torch.optim.SGD(model.parameters(), 0.01), None, IMAGE, 10, F.cross_entropy, losses, 0, 10)
     method: OnDevice = recipe(name).make(settings_of({"name": name, **settings}), context)
@@ -236,7 +236,7 @@ def test_the_shipped_configuration_saves_computation_and_resumes_bit_for_bit(
     {"name": "on_device", "bits": 8, "adaptive": False, "weighting": 0.0}])
 def test_baselines_and_ablations_train(tmp_path: Path, section: dict[str, object]) -> None:
     result = run_training(check_config({
-        "name": "part", "data": {"limit": 300, "test_limit": 100, "batch_size": 20}, "model": {"name": "lenet_caffe"},
+        "name": "part", "data": {"limit": 300, "test_limit": 100, "batch_size": 20}, "model": {"name": "lenet_431k"},
         "train": {"epochs": 1, "optimizer": "sgd", "lr": 0.01}, "recipe": section,
         "output": {"machines": ["systolic_ws"], "cost_per_epoch": False}}), tmp_path / "run")
     training = result.table["training"]
@@ -249,7 +249,7 @@ def test_joules_of_an_iteration_are_those_of_its_parts() -> None:
 
     torch.manual_seed(0)
     model, small = (build(name, in_channels=1, num_classes=count, widths=widths)
-                    for name, count, widths in (("lenet_caffe", 10, [4, 8, 16]), ("lenet_filter", 2, [2, 3])))
+                    for name, count, widths in (("lenet_431k", 10, [4, 8, 16]), ("lenet_filter", 2, [2, 3])))
     x, y, machine = torch.randn(6, 1, 28, 28), torch.arange(6), load_machine("systolic_ws")
     before = {name: value.clone() for name, value in model.state_dict().items()}
 

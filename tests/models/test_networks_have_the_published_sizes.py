@@ -88,8 +88,8 @@ def test_lenet5_is_the_well_known_61706() -> None:
     assert _count(build("lenet5")) == 61_706
 
 
-def test_caffes_lenet_is_the_431080_of_compression_papers() -> None:
-    assert _count(build("lenet_caffe", in_channels=1)) == 431_080
+def test_lenet_has_the_431080_weights_of_compression_papers() -> None:
+    assert _count(build("lenet_431k", in_channels=1)) == 431_080
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_a_seed_fixes_the_weights_and_leaves_the_global_generator() -> None:
     ("name", "kwargs", "said"),
     [
         ("resnet9", {}, "there is no network 'resnet9'; did you mean 'resnet"),
-        ("transformer", {}, "known: lenet5, lenet_caffe, lenet_filter"),
+        ("transformer", {}, "known: lenet5, lenet_431k, lenet_filter"),
         ("resnet8", {"width": [1, 2, 3]}, "resnet8: there is no argument 'width'; did you mean 'widths'"),
         ("resnet8", {"depth": 20}, "resnet8: there is no argument 'depth'"),
         ("resnet8", {"widths": [16, 32]}, "resnet8: widths is [16, 32]; expected 3 whole numbers"),
