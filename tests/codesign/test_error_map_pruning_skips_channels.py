@@ -51,6 +51,22 @@ def test_gradients_are_those_of_a_masked_error_map(arguments: dict[str, object],
     assert not found[1][[j for j in range(10) if j not in channels.tolist()]].any()
 
 
+@pytest.mark.parametrize("arguments", CONVOLUTIONS)
+def test_few_of_many_channels_take_the_turned_form_and_give_the_same(arguments: dict[str, object]) -> None:
+    """From 16 input channels and below 16 kept, the weight's gradient is that of the opposite convolution."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(17, 12, **arguments).double()
+    x = torch.randn(3, 17, 9, 8, dtype=torch.float64)
+    error = torch.randn_like(conv(x))
+    masked = torch.zeros_like(error)
+    channels = chosen_channels(error, conv.weight, ErrorMapPruning(0.4))
+    masked[:, channels] = error[:, channels]
+    expected = gradients(conv, x, masked)
+    prune_error_maps_(conv, ErrorMapPruning(0.4))
+    for left, right in zip(gradients(conv, x, error), expected, strict=True):
+        torch.testing.assert_close(left, right, rtol=0, atol=1e-12)
+
+
 def test_importance_is_gamma1_weights_plus_gamma2_errors_summed_over_the_batch() -> None:
     weight = torch.tensor([3.0, 1.0, 2.0]).reshape(3, 1, 1, 1)
     error = torch.tensor([[1.0, -5.0, 0.0], [1.0, 0.0, 4.5]]).reshape(2, 3, 1, 1)
