@@ -37,6 +37,7 @@ RECIPES: dict[str, str] = {
     "precropping": "codesign.recipes.precropping",
     "prunetrain": "codesign.recipes.prunetrain",
     "reconstruction": "codesign.recipes.reconstruction",
+    "rifle": "codesign.recipes.rifle",
     "sr_ste": "codesign.recipes.sr_ste",
     "stochastic_depth": "codesign.recipes.stochastic_depth",
     "tost": "codesign.recipes.tost",

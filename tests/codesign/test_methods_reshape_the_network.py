@@ -1,18 +1,24 @@
 """PreCropping, FilterSketch, fusible convolutions, OREPA and ToST: what they make of a network, and that it is plain
 again after training."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codesign.config import check_config
 from codesign.coupling import channel_groups
+from codesign.export import load_exported
 from codesign.layers import prunable
 from codesign.method import Batch, Context, Method, Place
 from codesign.pruner import Pruner
 from codesign.recipes import recipe, settings_of
 from codesign.recipes.filter_sketch import sketch
 from codesign.recipes.precropping import crop, weights_left
+from codesign.train import run_training
+from models.nets import build
 from simulator.errors import InputError
 
 LAST = Place(0, 1, 0, 1)
@@ -193,6 +199,40 @@ def test_weights_make_up_once_for_those_that_the_mask_took() -> None:
     for step in (1, 2):
         method.prepare(X, Y, Place(0, 1, step, 4))
         torch.testing.assert_close(model[2].weight.detach(), 2.0 * before * mask)
+
+
+# --- RIFLE -------------------------------------------------------------------------------------------------------
+
+
+def test_the_classifier_starts_anew_in_every_cycle_and_the_rate_falls_within_it() -> None:
+    model = network()
+    method = method_of("rifle", model, (1, 6, 6), cycles=2)
+    optimizer, heads, rates = method.context.optimizer, [], []
+    body = model[2].weight.detach().clone()
+    for step in range(4):
+        method.prepare(X, Y, Place(0, 1, step, 4))
+        heads.append(model[8].weight.detach().clone())
+        optimizer.param_groups[0]["lr"] = 1.0
+        method.after_backward(Place(0, 1, step, 4))
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert torch.equal(heads[0], heads[1]) and torch.equal(heads[2], heads[3]) and not torch.equal(heads[1], heads[2])
+    assert heads[2].abs().max() <= 1 / 32**0.5
+    assert torch.equal(model[2].weight.detach(), body)
+    assert rates == pytest.approx([1.0, 0.5, 1.0, 0.5])
+
+
+def test_a_trained_network_is_taken_over_but_for_its_classifier(tmp_path: Path) -> None:
+    table = {"name": "first", "data": {"limit": 60, "test_limit": 20, "batch_size": 30}, "model": {"name": "lenet5"},
+             "train": {"epochs": 1, "lr": 0.01}, "output": {"cost_per_epoch": False}}
+    run_training(check_config(table), tmp_path / "first", device="cpu")
+    before = load_exported(tmp_path / "first" / "model").model
+    model = build("lenet5", in_channels=1, num_classes=3, seed=5)
+    method_of("rifle", model, (1, 28, 28), weights=str(tmp_path / "first" / "model"))
+    assert torch.equal(model.conv2.weight, before.conv2.weight) and torch.equal(model.fc2.bias, before.fc2.bias)
+    assert model.fc3.weight.shape == (3, 84)
+    with pytest.raises(InputError, match="conv1"):
+        method_of("rifle", build("lenet5", in_channels=3, num_classes=3), (3, 28, 28),
+                  weights=str(tmp_path / "first" / "model"))
 
 
 def test_a_network_that_a_method_can_do_nothing_with_is_refused() -> None:
