@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from simulator.errors import InputError, nearest
 
@@ -148,9 +148,15 @@ class TrainConfig(Section):
     prune: PruneConfig | None = None
     hardware: HardwareConfig | None = None
     recipe: dict[str, Any] | None = None
-    """A published training method: its `name`, and the keys of its Settings (recipes/)."""
+    """A published training method: its `name`, and the keys of its Settings (recipes/).  {name = "none"} is ordinary
+    training, which is how `--set` takes a recipe out of a configuration."""
     compare: CompareConfig = CompareConfig()
     output: OutputConfig = OutputConfig()
+
+    @field_validator("recipe")
+    @classmethod
+    def _none(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        return None if value == {"name": "none"} else value
 
     @property
     def machines(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from codesign.config import check_config
+from codesign.config import check_config, load_config
 from codesign.method import Context, Place
 from codesign.pruner import Pruner
 from codesign.recipes import recipe, settings_of
@@ -95,3 +95,7 @@ def test_a_mistake_in_the_section_is_answered(section: dict[str, object], said: 
         check_config({"name": "x", "recipe": section})
 
 
+
+
+def test_a_recipe_can_be_taken_out_of_a_configuration() -> None:
+    assert load_config("clicktrain", ["recipe={ name = 'none' }"]).recipe is None
