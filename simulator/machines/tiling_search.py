@@ -215,10 +215,10 @@ class Problem:
         if compressed:
             folds, width = int(_live_blocks(self)[0]), int(self.base[kernel.WEIGHT_BITS])
             for k_at, n_at in np.ndindex(found.shape[:2]):
-                tiles = self.storage.weight_tiles(k_sizes[k_at], n_sizes[n_at])
-                bits = tiles[..., 0] * width + tiles[..., 1]
-                largest = bits.max() if self.storage.decoded_behind else k_sizes[k_at] * n_sizes[n_at] * width
-                found[k_at, n_at] = largest, bits[0, 0, 0], folds, bits.sum() * (self.gemm.groups // len(tiles))
+                largest, first, total = self.storage.weight_bits(k_sizes[k_at], n_sizes[n_at])
+                if not self.storage.decoded_behind:
+                    largest = k_sizes[k_at] * n_sizes[n_at] * width
+                found[k_at, n_at] = largest, first, folds, total
         if cover:
             sizes = np.array(k_sizes, dtype=np.int64), np.array(n_sizes, dtype=np.int64)
             cover_kernel.stored_bits(self.base, *cover.parameters, *sizes, found)
@@ -283,6 +283,10 @@ def best(problem: Problem) -> Tiling:
     m_sizes = _brick_ladder(problem)
     k_sizes = _ladder(gemm.k, gemm.cover.block if gemm.cover else spec.rows)
     n_sizes = _ladder(gemm.n, spec.cols)
+    smallest = gemm.groups * -(-gemm.k // k_sizes[-1]) * -(-gemm.n // n_sizes[-1])
+    if problem.base[kernel.STORED] and gemm.mask is not None and smallest > MOST_VISITS:
+        raise InputError(f"{smallest} weight tiles to walk", expected=f"at most {MOST_VISITS}",
+                         fix="split the layer, or take weight_format = 'native'")
     bricks = np.stack([problem.brick_row(size) for size in m_sizes])
     memory = problem.machine.memory
     room = np.array([memory.input_buffer_bytes, memory.weight_buffer_bytes, memory.output_buffer_bytes,
