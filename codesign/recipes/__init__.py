@@ -38,6 +38,7 @@ RECIPES: dict[str, str] = {
     "prunetrain": "codesign.recipes.prunetrain",
     "reconstruction": "codesign.recipes.reconstruction",
     "rifle": "codesign.recipes.rifle",
+    "sbf": "codesign.recipes.sbf",
     "sr_ste": "codesign.recipes.sr_ste",
     "stochastic_depth": "codesign.recipes.stochastic_depth",
     "tost": "codesign.recipes.tost",

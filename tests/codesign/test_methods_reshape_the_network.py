@@ -235,6 +235,46 @@ def test_a_trained_network_is_taken_over_but_for_its_classifier(tmp_path: Path) 
                   weights=str(tmp_path / "first" / "model"))
 
 
+# --- SbF ---------------------------------------------------------------------------------------------------------
+
+
+def test_scores_read_the_filters_and_press_down_and_the_lowest_go() -> None:
+    model = network()
+    method = method_of("sbf", model, (1, 6, 6), sparsity=0.75, at=0.5)
+    method.prepare(X, Y, Place(0, 1, 0, 2))
+    scores = method.scores(1).detach()
+    assert scores.shape == (32,) and bool(((scores > 0) & (scores < 1)).all())
+    order = torch.randperm(32)
+    with torch.no_grad():
+        model[2].weight.copy_(model[2].weight[order])
+    torch.testing.assert_close(method.scores(1).detach(), scores[order])  # of the filter, wherever it stands
+    inner = torch.randn(2, 16, 4, 4)
+    plain = nn.Conv2d.forward(model[2], inner)
+    torch.testing.assert_close(model[2](inner), plain * scores[order][None, :, None, None])
+    before = method.row()["mean_score"]
+    for step in range(5):
+        method.penalty(Place(0, 1, step, 10)).backward()
+        method.after_step(Place(0, 1, step, 10))
+    assert method.row()["mean_score"] < before
+    scores = method.scores(1).detach()
+    method.prepare(X, Y, Place(0, 1, 1, 2))
+    assert set(model[2].weight.flatten(1).any(1).nonzero().flatten().tolist()) == set(
+        scores.topk(8).indices.tolist())
+    assert method.penalty(Place(0, 1, 1, 2)) is None
+
+
+def test_folded_scores_compute_what_the_gates_did_behind_a_norm_too() -> None:
+    model = build("resnet8", in_channels=1, num_classes=10, widths=[4, 8, 8], seed=0)
+    method = method_of("sbf", model, (1, 12, 12), sparsity=0.0, at=0.5)
+    x, y = torch.randn(4, 1, 12, 12), torch.arange(4)
+    plain = build("resnet8", in_channels=1, num_classes=10, widths=[4, 8, 8], seed=0).eval()(x)
+    before = model.eval()(x)
+    assert not torch.allclose(before, plain, atol=1e-3)
+    method.prepare(x, y, Place(0, 1, 1, 2))
+    assert not any("forward" in module.__dict__ for module in model.modules())
+    torch.testing.assert_close(model(x), before, atol=1e-5, rtol=1e-4)
+
+
 def test_a_network_that_a_method_can_do_nothing_with_is_refused() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
     for name, said in (("fusible", "keeps its shape"), ("tost", "nothing to soften"), ("precropping", "no channels"),
