@@ -29,6 +29,11 @@ TABLE = {
               "schedule": "agp", "criterion": "fisher"},
     "output": {"machines": [], "activations": "none"},
 }
+STRUCTURES = {
+    "unstructured": 0.75, "2:4": None, "1:4": None, "block 4x4": 0.6, "channel": 0.5, "filter": 0.5, "kernel": 0.7,
+    "ck": 0.5, "window": 0.6, "window 4": None, "bank 8": 0.5, "2:4 of 1x2": None, "pattern 4": None,
+    "kernel + pattern 4": 0.8, "ck + window": 0.75, "2:3 of 4x1 + 2:4": None,
+}
 # The command line, and then a loop of one's own with a criterion for which each rank draws its own numbers.
 SCRIPT = """
 import sys, torch, torch.distributed as dist, torch.nn.functional as F
@@ -37,20 +42,23 @@ assert main(["train", "team.toml", "--out", "two", "--device", "cpu"]) == 0
 from torch import nn
 from codesign import Pruner
 from codesign.checkpoint import save_checkpoint
-torch.manual_seed(0)
-model = nn.Sequential(nn.Flatten(), nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 3))
-wrapped = nn.parallel.DistributedDataParallel(model)
-optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-pruner = Pruner(model, {"sparsity": 0.6, "criterion": "random", "schedule": "agp", "update_every": 1}, optimizer,
-                torch.randn(8, 16), total_steps=6)
-torch.manual_seed(dist.get_rank())
-for _ in range(6):
-    F.cross_entropy(wrapped(torch.randn(8, 16)), torch.randint(0, 3, (8,))).backward()
-    optimizer.step()
-    optimizer.zero_grad()
-    pruner.step()
-pruner.finalize()
-save_checkpoint(f"{sys.argv[1]}/{dist.get_rank()}", {"masks": pruner.masks, "model": model.state_dict()})
+for structure, sparsity in {structures}.items():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.Flatten(), nn.Linear(128, 8), nn.ReLU(),
+                          nn.Linear(8, 3))
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    pruner = Pruner(model, {"structure": structure, "sparsity": sparsity, "criterion": "random", "schedule": "agp",
+                            "update_every": 1}, optimizer, torch.randn(2, 2, 8, 8), total_steps=4)
+    torch.manual_seed(dist.get_rank())
+    for _ in range(4):
+        F.cross_entropy(wrapped(torch.randn(4, 2, 8, 8)), torch.randint(0, 3, (4,))).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        pruner.step()
+    pruner.finalize()
+    state = {"masks": pruner.masks, "model": model.state_dict()}
+    save_checkpoint(f"{sys.argv[1]}/{structure}/{dist.get_rank()}", state)
 dist.destroy_process_group()
 """
 
@@ -60,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where both have run under torchrun."""
     place = tmp_path_factory.mktemp("team")
     (place / "team.toml").write_text(check_config(TABLE).to_toml(), encoding="utf-8")
-    (place / "script.py").write_text(SCRIPT, encoding="utf-8")
+    (place / "script.py").write_text(SCRIPT.replace("{structures}", repr(STRUCTURES)), encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "script.py", "."]
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=300, check=False,
                           env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
@@ -92,9 +100,10 @@ def test_two_processes_train_what_one_trains(folder: Path) -> None:
         run_training(None, folder / "two", resume=True, device="cpu")
 
 
-def test_ranks_that_draw_differently_still_prune_alike(folder: Path) -> None:
-    first, second = (load_checkpoint(folder / rank) for rank in "01")
-    assert set(first["masks"]) == {"1", "3"}
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_ranks_that_draw_differently_still_prune_alike(structure: str, folder: Path) -> None:
+    first, second = (load_checkpoint(folder / structure / rank) for rank in "01")
+    assert first["masks"] and first["masks"].keys() == second["masks"].keys()
     for name, mask in first["masks"].items():
         assert torch.equal(mask, second["masks"][name])
         assert not first["model"][f"{name}.weight"][~mask].any()
