@@ -34,6 +34,7 @@ RECIPES: dict[str, str] = {
     "on_device": "codesign.recipes.on_device",
     "orepa": "codesign.recipes.orepa",
     "partition": "codesign.recipes.partition",
+    "polarised": "codesign.recipes.polarised",
     "precropping": "codesign.recipes.precropping",
     "prunetrain": "codesign.recipes.prunetrain",
     "reconstruction": "codesign.recipes.reconstruction",

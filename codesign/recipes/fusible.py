@@ -81,7 +81,7 @@ class Fusible(Method):
         masks = {}
         for name, layer in self.layers.items():
             assert isinstance(layer, nn.Conv2d)
-            convolution, identity = (float(value) for value in self.scales.values[name])
+            convolution, identity = self.scales.values[name].tolist()
             if abs(convolution) < self.settings.remove * abs(identity):
                 convolution = 0.0
                 masks[name] = (one := _identity(layer)) != 0
@@ -100,7 +100,7 @@ class Fusible(Method):
 
     def row(self) -> dict[str, Any]:
         """c / i of each layer."""
-        return {"convolution_over_identity": {name: float(value[0] / value[1])
+        return {"convolution_over_identity": {name: float((value[0] / value[1]).detach())
                                               for name, value in self.scales.values.items()}}
 
     def state_dict(self) -> dict[str, Any]:

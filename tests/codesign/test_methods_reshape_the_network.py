@@ -275,6 +275,37 @@ def test_folded_scores_compute_what_the_gates_did_behind_a_norm_too() -> None:
     torch.testing.assert_close(model(x), before, atol=1e-5, rtol=1e-4)
 
 
+# --- polarised gates ---------------------------------------------------------------------------------------------
+
+
+def test_gates_read_the_input_and_are_driven_apart_together_and_to_the_budget() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
+    x, y = torch.rand(32, 1, 2, 2), torch.arange(32) % 2
+    method = method_of("polarised", model, (1, 2, 2), sparsity=0.75, at=0.9)
+    inner = x.flatten(1)
+    gate = torch.sigmoid(inner @ method.beside.values["0/weight"] + method.beside.values["0/bias"])
+    torch.testing.assert_close(model[1](inner), nn.Linear.forward(model[1], inner) * gate)
+    method.context.optimizer.param_groups[0]["lr"] = 0.5
+    for step in range(300):
+        place = Place(0, 1, step, 400)
+        method.prepare(x, y, place)
+        model(x)
+        method.penalty(place).backward()
+        method.after_step(place)
+        method.context.model.zero_grad()
+    gates = method.gates[0].detach()
+    assert bool(((gates < 0.2) | (gates > 0.8)).float().mean() > 0.9)
+    assert float(gates.std(0).max()) < 0.1  # one answer for all images
+    stay = method.means[0] > 0.5
+    assert 2 <= int(stay.sum()) <= 6  # a quarter of 16 is 4
+    before = model[1].weight.detach().clone()
+    method.prepare(x, y, Place(0, 1, 399, 400))
+    assert torch.equal(model[1].weight.detach().any(1), stay)
+    torch.testing.assert_close(model[1].weight.detach(), before * (method.means[0] * stay)[:, None])
+    assert "forward" not in model[1].__dict__ and method.penalty(Place(0, 1, 399, 400)) is None
+
+
 def test_a_network_that_a_method_can_do_nothing_with_is_refused() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
     for name, said in (("fusible", "keeps its shape"), ("tost", "nothing to soften"), ("precropping", "no channels"),
