@@ -41,7 +41,7 @@ def factorised(layer: Layer, rank: int) -> nn.Sequential:
     second: Layer
     if isinstance(layer, nn.Conv2d):
         first = nn.Conv2d(layer.in_channels, rank, layer.kernel_size, layer.stride, layer.padding,  # type: ignore[arg-type]
-                          layer.dilation, bias=False)
+                          layer.dilation, bias=False)  # type: ignore[arg-type]
         second = nn.Conv2d(rank, layer.out_channels, 1, bias=layer.bias is not None)
     else:
         first = nn.Linear(layer.in_features, rank, bias=False)

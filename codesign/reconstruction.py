@@ -62,8 +62,8 @@ def refitted(weight: Tensor, mask: Tensor, moments: Tensor) -> Tensor:
     dense, kept = weight.detach().flatten(1).double(), mask.flatten(1)
     damped = _damped(moments)
     found = torch.zeros_like(dense)
-    patterns, which = kept.unique(dim=0, return_inverse=True)  # outputs with the same mask share one factorisation
-    for number, pattern in enumerate(patterns):
+    patterns, which = kept.unique(dim=0, return_inverse=True)  # type: ignore[no-untyped-call]
+    for number, pattern in enumerate(patterns):  # outputs with the same mask share one factorisation
         inputs, outputs = pattern.nonzero().flatten(), (which == number).nonzero().flatten()
         if len(inputs):
             solved = torch.linalg.solve(damped[inputs][:, inputs], damped[inputs] @ dense[outputs].T)

@@ -56,11 +56,12 @@ class Fusible(Method):
         start = torch.tensor([1.0, settings.identity], device=context.example.device)
         self.scales = Beside({name: start for name in self.layers})
         for name, layer in self.layers.items():
-            layer.forward = partial(self._forward, name, layer)  # type: ignore[method-assign]
+            layer.forward = partial(self._forward, name, layer)
 
     def _forward(self, name: str, layer: nn.Conv2d, x: Tensor) -> Tensor:
         convolution, identity = self.scales.values[name]
-        return convolution * nn.Conv2d.forward(layer, x) + identity * x
+        out: Tensor = convolution * nn.Conv2d.forward(layer, x) + identity * x
+        return out
 
     def penalty(self, place: Place) -> Tensor:
         """The l1 norm of what is convolution in every layer."""

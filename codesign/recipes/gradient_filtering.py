@@ -70,8 +70,8 @@ class GradientFiltering(Method):
 def _forward(conv: nn.Conv2d, patch: int, inputs: Tensor) -> Tensor:
     if not conv.training or not torch.is_grad_enabled():
         return nn.Conv2d.forward(conv, inputs)
-    out: Tensor = _FilteredBackward.apply(inputs, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation,
-                                          patch)
+    out: Tensor = _FilteredBackward.apply(  # type: ignore[no-untyped-call]
+        inputs, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, patch)
     return out
 
 
@@ -83,7 +83,7 @@ class _FilteredBackward(torch.autograd.Function):
                 patch: int) -> Tensor:
         out = F.conv2d(inputs, weight, bias, stride, padding, dilation)
         # On the grid of the outputs, so that strided layers are as others; the identity where the sizes are the same.
-        seen = F.adaptive_avg_pool2d(inputs, out.shape[2:])
+        seen = F.adaptive_avg_pool2d(inputs, (out.shape[2], out.shape[3]))
         ctx.save_for_backward(_sums(seen, patch), weight)
         ctx.how = patch, inputs.shape, bias is not None
         return out

@@ -68,7 +68,7 @@ class Polarised(Method):
                 lambda module, given, index=index: self._look(index, given[0])))
             for span in group.norms or group.producers:
                 module = context.model.get_submodule(span.layer)
-                module.forward = partial(self._forward, module.forward, index, span)  # type: ignore[method-assign]
+                module.forward = partial(self._forward, module.forward, index, span)
                 self.gated.append(module)
         self.beside = Beside({name: value.to(device) for name, value in values.items()})
 

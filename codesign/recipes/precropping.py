@@ -116,7 +116,7 @@ def weights_left(layers: Mapping[str, Any], groups: list[ChannelGroup], widths: 
             share[span.layer] *= 1.0 - gone * group.width / layers[span.layer].weight.shape[0]
         for span in group.consumers:
             share[span.layer] *= 1.0 - gone * group.width * span.repeat / layers[span.layer].weight.shape[1]
-    return sum(share[name] * layer.weight.numel() for name, layer in layers.items())
+    return float(sum(share[name] * layer.weight.numel() for name, layer in layers.items()))
 
 
 def make(settings: Settings, context: Context) -> Method:

@@ -124,7 +124,7 @@ def _estimate_norms_(model: nn.Module, batches: list[Tensor]) -> None:
     model.eval()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # type: ignore[assignment]  # torch's way to say: the mean over all
+        norm.momentum = None  # torch's way to say: the mean over all
         norm.train()
     for x in batches:
         model(x)

@@ -64,7 +64,7 @@ class Sbf(Method):
         found = []
         for span in group.norms or group.producers:
             module = self.context.model.get_submodule(span.layer)
-            module.forward = partial(self._forward, module.forward, index, span)  # type: ignore[method-assign]
+            module.forward = partial(self._forward, module.forward, index, span)
             found.append(module)
         return found
 

@@ -44,14 +44,14 @@ class Tost(Method):
         self.settings, self.left, self.rescaled = settings, 1.0, not settings.rescale
         modules = list(context.model.modules())
         self.smooth = [module for module in modules if isinstance(module, nn.ReLU)]
-        self.skips = [module for module in modules if keeps_shape(module)]
+        self.skips = [module for module in modules if isinstance(module, nn.Conv2d) and keeps_shape(module)]
         if not self.smooth and not self.skips:
             raise InputError("nothing to soften", where="recipe tost",
                              expected="nn.ReLU modules, or convolutions that keep their shape")
         for module in self.smooth:
-            module.forward = self._activation  # type: ignore[method-assign]
-        for module in self.skips:
-            module.forward = partial(self._convolution, module)  # type: ignore[method-assign]
+            module.forward = self._activation  # type: ignore[method-assign,assignment]
+        for layer in self.skips:
+            layer.forward = partial(self._convolution, layer)  # type: ignore[method-assign]
 
     def _activation(self, x: Tensor) -> Tensor:
         if not self.left:
