@@ -48,6 +48,10 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/sigma_speed.py
 	$(BIN)/python benchmarks/sparten_speed.py
 	$(BIN)/python benchmarks/scnn_speed.py
+	$(BIN)/python benchmarks/dram_speed.py
+	$(BIN)/python benchmarks/published_ratios.py
+	$(BIN)/python benchmarks/mask_cost.py
+	$(BIN)/python benchmarks/error_map_speed.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build runs/demo *.egg-info
