@@ -20,7 +20,7 @@ from codesign.recipes import RECIPES
 from codesign.train import run_training
 
 RESNET = {"name": "resnet8", "kwargs": {"widths": [8, 16, 32]}}
-NEEDS_RESNET = ("clicktrain", "fusible", "stochastic_depth", "tost")
+NEEDS_RESNET = ("clicktrain", "fusible", "polarised", "sbf", "stochastic_depth", "tost")
 SETTINGS: dict[str, dict[str, object]] = {
     "auto_sparse": {"decay": 0.02}, "prunetrain": {"threshold": 1e-2, "share": 0.7}}
 """What so short a training needs: the defaults are for tens of epochs."""
@@ -42,11 +42,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--limit", type=int, default=4000)
+    parser.add_argument("--only", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     given = parser.parse_args()
     torch.set_num_threads(1)
     print("| recipe | network | accuracy % | weights pruned | training MACs of dense |\n|---|---|---|---|---|")
     runs: list[tuple[str | None, dict[str, object]]] = [(None, {"name": "lenet5"}), (None, RESNET)]
-    runs += [(name, RESNET if name in NEEDS_RESNET else {"name": "lenet5"}) for name in RECIPES]
+    runs += [(name, RESNET if name in NEEDS_RESNET else {"name": "lenet5"}) for name in given.only]
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, model) in enumerate(runs):
             found = table_of(name, model, given.epochs, given.limit, Path(folder) / str(number))

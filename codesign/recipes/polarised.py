@@ -37,9 +37,9 @@ class Settings(Section):
 
     sparsity: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
     at: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.6
-    polarise: Annotated[float, Field(ge=0.0)] = 0.5
-    agree: Annotated[float, Field(ge=0.0)] = 0.5
-    budget: Annotated[float, Field(ge=0.0)] = 2.0
+    polarise: Annotated[float, Field(ge=0.0)] = 0.1
+    agree: Annotated[float, Field(ge=0.0)] = 0.1
+    budget: Annotated[float, Field(ge=0.0)] = 1.0
 
 
 class Polarised(Method):
@@ -98,8 +98,9 @@ class Polarised(Method):
         if self.done:
             return None
         gates = torch.cat(self.gates, 1)
-        halves, spread = (gates * (1.0 - gates)).mean(), gates.var(0, correction=0).mean()
-        off = (gates.mean() - (1.0 - self.settings.sparsity)).square()
+        # Sums over channels: a gate is pressed as hard in a wide network as in a narrow one.
+        halves, spread = (gates * (1.0 - gates)).mean(0).sum(), gates.var(0, correction=0).sum()
+        off = gates.shape[1] * (gates.mean() - (1.0 - self.settings.sparsity)).square()
         return self.settings.polarise * halves + self.settings.agree * spread + self.settings.budget * off
 
     def after_step(self, place: Place) -> None:

@@ -286,7 +286,7 @@ def test_gates_read_the_input_and_are_driven_apart_together_and_to_the_budget() 
     inner = x.flatten(1)
     gate = torch.sigmoid(inner @ method.beside.values["0/weight"] + method.beside.values["0/bias"])
     torch.testing.assert_close(model[1](inner), nn.Linear.forward(model[1], inner) * gate)
-    method.context.optimizer.param_groups[0]["lr"] = 0.5
+    method.context.optimizer.param_groups[0]["lr"] = 0.1
     for step in range(300):
         place = Place(0, 1, step, 400)
         method.prepare(x, y, place)
