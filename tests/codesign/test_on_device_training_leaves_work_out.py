@@ -204,31 +204,11 @@ SHORT = ["data.limit=600", "data.test_limit=100", "train.epochs=3", "output.cost
          "train.checkpoint_every=3"]
 
 
-def test_the_shipped_configuration_saves_computation_and_resumes_bit_for_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from codesign import train
-
-    whole = run_training(load_config("on_device", SHORT), tmp_path / "whole")
-    assert whole.table["training"]["macs"] < 0.9 * whole.table["training"]["dense_macs"]
-    rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+def test_the_shipped_configuration_saves_computation(tmp_path: Path) -> None:
+    run = run_training(load_config("on_device", SHORT), tmp_path / "run")
+    assert run.table["training"]["macs"] < 0.9 * run.table["training"]["dense_macs"]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert all(0.0 <= row["share_high"] + row["share_unsure"] <= 1.0 for row in rows)
-    saves, original = [], train._save
-
-    def stop(*given: object) -> None:
-        saves.append(given)
-        original(*given)
-        if len(saves) == 5:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(train, "_save", stop)
-    with pytest.raises(KeyboardInterrupt):
-        run_training(load_config("on_device", SHORT), tmp_path / "part")
-    monkeypatch.setattr(train, "_save", original)
-    again = run_training(None, tmp_path / "part", resume=True)
-    assert again.accuracy == whole.accuracy
-    left, right = (tmp_path / name / "model" / "model.safetensors" for name in ("whole", "part"))
-    assert left.read_bytes() == right.read_bytes()
 
 
 @pytest.mark.parametrize("section", [
