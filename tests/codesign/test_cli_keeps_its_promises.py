@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -48,11 +49,12 @@ def test_help_imports_nothing_heavy_and_answers_at_once() -> None:
     )
     seconds = []
     for _ in range(3):
-        started = time.perf_counter()
+        before = os.times()
         done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - started)
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
     assert done.stdout.splitlines()[-1] == "[]"
-    assert min(seconds) < 0.5  # the best of three: the others may have waited for a busy machine
+    assert min(seconds) < 0.5  # processor time, since cores may be busy; about 0.1 s
 
 
 def test_evaluate_prints_one_json_document_and_nothing_else(tiny_run: Path, espalier: Espalier) -> None:
