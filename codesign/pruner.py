@@ -23,6 +23,7 @@ from simulator.structure import units_kept
 from .budgets import density_of, global_densities
 from .channels import channel_entries, channel_scores, group_masks
 from .choice import CostModel, StructureChoice
+from .closures import call_with_gradients
 from .criteria import Criterion, parse_criterion, running_mean
 from .ddp import agreed
 from .gradual import project_part_way
@@ -437,7 +438,10 @@ class Pruner:
 
     # Apply
 
-    def _before_optimizer_step(self, *_: Any) -> None:
+    def _before_optimizer_step(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return call_with_gradients(self._look, args, kwargs)
+
+    def _look(self) -> None:
         # here the weight and the gradient belong together, and a later zero_grad() has not cleared it yet
         self._observe()
         self._look_for_growth()
