@@ -130,6 +130,7 @@ def lightning(
 class Watch(transformers.TrainerCallback):
     def __init__(self, pruned: HuggingFaceCallback, stop_at: int) -> None:
         self.pruned, self.stop_at, self.checked = pruned, stop_at, 0
+        self.trainer: transformers.Trainer | None = None
 
     def on_step_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
         self.checked += check_masks_hold(self.pruned.pruner)
@@ -152,6 +153,7 @@ def hugging_face(
     callbacks, optimizers = [pruned, watch], (sgd(model), None)
     trainer = transformers.Trainer(model, args, train_dataset=data, callbacks=callbacks, optimizers=optimizers)
     trainer.train(resume_from_checkpoint=resume)
+    watch.trainer = trainer
     return watch
 
 
@@ -233,6 +235,15 @@ def test_a_fit_that_ends_before_its_schedule_still_ends_sparse(tmp_path: Path) -
     lightning(tmp_path, pruned)
     assert pruned.pruner.realised()["net.5"] == pytest.approx(0.8, abs=1 / 512)
     assert pruned.pruner.history[-1]["event"] == "finalize"
+
+
+def test_a_second_training_keeps_the_masks(tmp_path: Path) -> None:
+    pruned = HuggingFaceCallback(FISHER)
+    watch = hugging_face(tmp_path, pruned)
+    masks, checked = pruned.pruner.masks, watch.checked
+    watch.trainer.train()
+    assert all(torch.equal(mask, pruned.pruner.masks[name]) for name, mask in masks.items())
+    assert watch.checked == checked + STEPS * len(masks)
 
 
 def test_a_second_fit_keeps_the_masks(tmp_path: Path) -> None:
