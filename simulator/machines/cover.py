@@ -52,8 +52,11 @@ class Cover:
 
 
 def covered(gemm: Physical, spec: Spec) -> Physical:
-    """`gemm`, not compacted, with the cover that the machine asks for; itself where no tile or row would gain."""
-    if gemm.mask is None or not spec.nm or spec.nm_cover == "layer":
+    """`gemm`, not compacted, with the cover that the machine asks for; itself where no tile or row would gain.
+
+    A mask that keeps everything is no mask: a ragged last group of a dense layer is nothing to exploit.
+    """
+    if gemm.mask is None or not spec.nm or spec.nm_cover == "layer" or gemm.mask.all():
         return gemm
     from . import cover_kernel
 
