@@ -35,8 +35,8 @@ class PrunerCallback(Callback):  # type: ignore[misc, valid-type]
     one.  How many there will be is trainer.estimated_stepping_batches, unless the settings give total_steps.
 
     pruner: the Pruner, from the start of the fit on and after its end; None before.  A second fit of the same module
-    goes on with its masks.  Raises InputError for mistakes in the settings at once, when the fit starts, for more than one
-    optimizer, for an unknown number of steps and for a checkpoint without a pruner.
+    goes on with its masks.  Raises InputError for mistakes in the settings at once, when the fit starts, for more than
+    one optimizer, for an unknown number of steps and for a checkpoint without a pruner.
     """
 
     def __init__(

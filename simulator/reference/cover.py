@@ -65,8 +65,8 @@ class Cover:
 
 
 def covers(matrices: list[Ints], spec: Spec) -> list[Cover] | None:
-    """The covers of all groups (int64[k, n] each), or None where no tile or row needs less than the dense m slots, or no
-    weight is pruned."""
+    """The covers of all groups (int64[k, n] each); None where no tile or row needs less than the dense m slots, or
+    nothing is pruned."""
     if spec.nm_cover == "layer" or not spec.nm or all(np.all(matrix) for matrix in matrices):
         return None
     pairs = [tuple(map(int, text.split(":"))) for text in spec.nm]

@@ -17,7 +17,7 @@ READ = functools.cache(mini.read_bytes)
 
 LENET = {"name": "lenet5"}
 RESNET = {"name": "resnet8", "kwargs": {"widths": [4, 8, 8]}}
-MODELS = {"clicktrain": RESNET, "fusible": RESNET, "polarised": RESNET, "sbf": RESNET, "stochastic_depth": RESNET, "tost": RESNET}
+MODELS = dict.fromkeys(("clicktrain", "fusible", "polarised", "sbf", "stochastic_depth", "tost"), RESNET)
 """Networks for recipes that need residual blocks or 3x3 kernels."""
 SETTINGS: dict[str, dict[str, object]] = {
     "activation_density": {"still": 1.0, "until": 1.0}, "admm": {"start": 0.3, "harden": 0.9, "every": 2},
