@@ -232,14 +232,22 @@ def mapping_problem(text: str) -> str | None:
 
 def arguments(memory: Memory) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(parameters, fresh state) of dram_kernel; zero where the memory has no DRAM device."""
+    if memory.memory != "dram":
+        return _no_device()
     from . import dram_kernel as kernel
 
-    if memory.memory != "dram":
-        return np.zeros(kernel.PARAMETERS, dtype=np.int64), np.zeros((1, 1), dtype=np.int64)
     parameters = _parameters(memory)
     state = np.zeros((int(parameters[kernel.CHANNELS]) + 1, int(parameters[kernel.WIDTH])), dtype=np.int64)
     kernel.reset(parameters, state)
     return parameters, state
+
+
+@lru_cache(maxsize=1)
+def _no_device() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Nothing writes to them: without a device the kernels leave them alone."""
+    from . import dram_kernel as kernel
+
+    return np.zeros(kernel.PARAMETERS, dtype=np.int64), np.zeros((1, 1), dtype=np.int64)
 
 
 @lru_cache(maxsize=256)

@@ -152,12 +152,17 @@ class Memory:
             return peak.numerator, peak.denominator
         if math.isinf(self.dram_bytes_per_cycle):
             return 0, 1
-        # Decimal text, not binary float: 12.8 bytes per cycle is 64/5, so that counts stay exact.
-        from fractions import Fraction
+        return _exact(self.dram_bytes_per_cycle)
 
-        text = Fraction(str(self.dram_bytes_per_cycle))
-        exact = text.limit_denominator(MOST_DENOMINATOR) or text
-        return exact.numerator, exact.denominator
+
+@lru_cache(maxsize=256)
+def _exact(rate: float) -> tuple[int, int]:
+    """The rate as a fraction of its decimal text, not the binary float: 12.8 is 64/5, so that counts stay exact."""
+    from fractions import Fraction
+
+    text = Fraction(str(rate))
+    exact = text.limit_denominator(MOST_DENOMINATOR) or text
+    return exact.numerator, exact.denominator
 
 
 @dataclass(frozen=True)

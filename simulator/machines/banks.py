@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 Ints = NDArray[np.int64]
 MOST_ENTRIES = 1 << 26  # 512 MiB
 STREAMS = {"ws": ("input", "output"), "os": ("input", "weight"), "is": ("weight", "output")}
+NONE = (np.zeros(1, dtype=np.int64), np.zeros((1, 1, 1), dtype=np.int64), np.zeros((1, 1, 1), dtype=np.int64),
+        np.zeros(1, dtype=np.int64))
+"""`tables` where no buffer has banks."""
 
 
 def banked(memory: Memory) -> bool:
@@ -58,14 +61,12 @@ def geometry(problem: Problem) -> Ints:
 
 
 def tables(problem: Problem, bricks: Ints) -> tuple[Ints, Ints, Ints, Ints]:
-    """(geometry, waits, anew, first) for bricks of m that start at these pixels; of size 1 without banks.
+    """(geometry, waits, anew, first) of a banked memory, for bricks of m that start at these pixels.
 
     first: int64[bricks], the first pixel (ws) or fold of m (os) of each brick; waits, anew: as in bank_kernel.  Raises
     InputError for a layer whose tables would not fit in memory.
     """
-    nothing = np.zeros((1, 1, 1), dtype=np.int64)
-    if not banked(problem.machine.memory):
-        return np.zeros(1, dtype=np.int64), nothing, nothing, np.zeros(1, dtype=np.int64)
+    nothing = NONE[1]
     spec, g = problem.machine.array, geometry(problem)
     if spec.dataflow == "ws":
         return g, _weight_stationary(problem), nothing, bricks

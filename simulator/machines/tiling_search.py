@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +26,7 @@ from . import banks, cover_kernel
 from . import systolic_kernel as kernel
 from . import tiling_kernel as bounds
 from .storage import Storage
-
-if TYPE_CHECKING:
-    from .systolic import Spec
+from .systolic import Spec, axes, steps, touched
 
 Ints = NDArray[np.int64]
 AXES = "mkn"
@@ -60,8 +57,6 @@ class Problem:
     @classmethod
     def of(cls, gemm: Physical, layer: LayerTrace, machine: Machine) -> Problem:
         """The problem of running `gemm`, which is `layer` as `machine` sees it."""
-        from .systolic import axes
-
         spec: Spec = machine.array
         memory = machine.memory
         vertical, horizontal = axes(gemm.operation)
@@ -130,16 +125,16 @@ class Problem:
         p[kernel.OUTER], p[kernel.MIDDLE] = AXES.index(tiling.order[0]), AXES.index(tiling.order[1])
         return p
 
-    def tiles(self, tiling: Tiling) -> tuple[Ints, ...]:
-        """The kernel's arrays for one tiling: DRAM, bricks along images, rows, columns, first writes, folds, inputs."""
-        from .systolic import touched
+    def tiles(self, tiling: Tiling, p: Ints | None = None) -> tuple[Ints, ...]:
+        """The kernel's arrays for one tiling: DRAM, bricks along images, rows, columns, first writes, folds, inputs.
 
+        p: `parameters(tiling)`, where they are at hand.
+        """
         images, rows, columns = self.bricks(tiling.tile_m)
-        starts = np.arange(0, self.images, images)
-        batch = np.minimum(images, self.images - starts).astype(np.int64)
+        batch = _batch(self.images, images)
         row_out, row_in = touched(*self.vertical, rows)
         col_out, col_in = touched(*self.horizontal, columns)
-        p = self.parameters(tiling)
+        p = self.parameters(tiling) if p is None else p
         stored = self._stored_weights(p)
         groups = self.gemm.groups if p[kernel.SKIPS] or p[kernel.COVER] else len(stored)
         tiles_k, tiles_n = -(-self.gemm.k // int(p[kernel.TILE_K])), -(-self.gemm.n // int(p[kernel.TILE_N]))
@@ -150,8 +145,10 @@ class Problem:
             kernel.count_folds(p, self.blocks, folds)
         folds[..., 6:] = stored
         device = dram.arguments(self.machine.memory)
-        sizes = (batch[:, None, None] * row_out[:, None] * col_out).reshape(-1)
-        conflicts = banks.tables(self, np.cumsum(sizes) - sizes)
+        conflicts = banks.NONE
+        if banks.banked(self.machine.memory):
+            sizes = (batch[:, None, None] * row_out[:, None] * col_out).reshape(-1)
+            conflicts = banks.tables(self, np.cumsum(sizes) - sizes)
         spans = self._input_spans(p)
         return *device, *conflicts, batch, row_out, row_in, col_out, col_in, self._first_writes, folds, spans
 
@@ -239,8 +236,6 @@ class Problem:
 
     def check(self, tiling: Tiling) -> Tiling:
         """The tiling itself if it is well formed and fits; else InputError."""
-        from .systolic import steps
-
         spec: Spec = self.machine.array
         if tiling.order not in LOOP_ORDERS:
             raise InputError(f"order {tiling.order!r}", where="tiling", expected=f"one of {', '.join(LOOP_ORDERS)}")
@@ -258,15 +253,29 @@ class Problem:
 
     def brick_row(self, tile_m: int) -> Ints:
         """What the bounds need to know of cutting m into bricks of `tile_m` (columns: bounds.BRICK_*)."""
-        from .systolic import touched
-
         images, rows, columns = self.bricks(tile_m)
         row_out, row_in = touched(*self.vertical, rows)
         col_out, col_in = touched(*self.horizontal, columns)
-        batch = np.array([images, self.images % images], dtype=np.int64)
-        times = np.array([self.images // images, 1 if self.images % images else 0], dtype=np.int64)
+        batch, times = _batch_sizes(self.images, images)
         row: Ints = bounds.brick_row(self.base, batch, times, row_out, row_in, col_out, col_in)
         return row
+
+
+ONE_IMAGE = np.ones(1, dtype=np.int64)
+
+
+def _batch(whole: int, images: int) -> Ints:
+    """Images of each brick where `whole` are cut into bricks of `images`."""
+    if whole == 1:
+        return ONE_IMAGE
+    return np.minimum(images, whole - np.arange(0, whole, images)).astype(np.int64)
+
+
+@lru_cache(maxsize=1024)
+def _batch_sizes(whole: int, images: int) -> tuple[Ints, Ints]:
+    """The two sizes of brick that occur among these, and how often."""
+    sizes = np.array([images, whole % images], dtype=np.int64)
+    return sizes, np.array([whole // images, 1 if whole % images else 0], dtype=np.int64)
 
 
 def best(problem: Problem) -> Tiling:
@@ -301,15 +310,17 @@ def best(problem: Problem) -> Tiling:
                          expected="buffers that hold one tile", fix="enlarge the buffers or shrink the array")
     found[:count, 0] -= _unfinished_cycles(problem.machine)
     order = np.lexsort((found[:count, 5], found[:count, 1], found[:count, 0]))
+    visits_m, visits_k, visits_n = (
+        [-(-axis // size) for size in sizes]
+        for axis, sizes in ((gemm.m, m_sizes), (gemm.k, k_sizes), (gemm.n, n_sizes)))
     winner: tuple[int, int, int] | None = None
     chosen = whole
     played = 0
     for index in order:
-        bound, _, m_at, k_at, n_at, rank = (int(value) for value in found[index])
+        bound, _, m_at, k_at, n_at, rank = found[index].tolist()
         if winner is not None and bound > winner[0]:
             break
-        visits = gemm.groups * math.prod(-(-axis // size) for axis, size in (
-            (gemm.m, m_sizes[m_at]), (gemm.k, k_sizes[k_at]), (gemm.n, n_sizes[n_at])))
+        visits = gemm.groups * visits_m[m_at] * visits_k[k_at] * visits_n[n_at]
         played += visits
         if winner is not None and played > MOST_PLAYED:
             break
@@ -318,8 +329,12 @@ def best(problem: Problem) -> Tiling:
                              fix="split the layer, enlarge the buffers, or take memory = 'ideal'")
         tiling = Tiling(m_sizes[m_at], k_sizes[k_at], n_sizes[n_at], LOOP_ORDERS[rank % len(LOOP_ORDERS)])
         counts = np.zeros(len(Count), dtype=np.int64)
-        kernel.timeline(problem.parameters(tiling), *problem.tiles(tiling), counts)
-        cost = (int(counts[FIRST_CAUSE:].sum()), int(counts[TRAFFIC].sum()), rank)
+        p = problem.parameters(tiling)
+        kernel.timeline(p, *problem.tiles(tiling, p), counts)
+        cycles = int(counts[FIRST_CAUSE:].sum())
+        if winner is not None and cycles > winner[0]:
+            continue
+        cost = (cycles, int(counts[TRAFFIC].sum()), rank)
         if winner is None or cost < winner:
             winner, chosen = cost, tiling
     return chosen
