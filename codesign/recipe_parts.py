@@ -46,6 +46,17 @@ def install_(context: Context, masks: Mapping[str, Tensor], structure: str) -> N
     context.pruner.set_masks_(masks, choices)
 
 
+@torch.no_grad()
+def scale_channels_(context: Context, group: ChannelGroup, factors: Tensor) -> None:
+    """Multiply each channel of a group by its factor, float[width], where it is made last: the norm, else the layer."""
+    for span in group.norms or group.producers:
+        module = context.model.get_submodule(span.layer)
+        for parameter in (module.weight, module.bias):
+            if isinstance(parameter, Tensor):
+                part = parameter[span.start * span.repeat : (span.start + group.width) * span.repeat]
+                part.mul_(factors.repeat_interleave(span.repeat).reshape(-1, *[1] * (part.dim() - 1)))
+
+
 def remove_channels_(context: Context, groups: Sequence[ChannelGroup], kept: Sequence[Tensor]) -> None:
     """Mask what makes, scales and reads the channels that are not kept: bool[width] for each group."""
     install_(context, group_masks(context.model, list(zip(groups, kept, strict=True))), "channel")

@@ -24,7 +24,7 @@ from ..config import Section
 from ..coupling import Span, channel_groups
 from ..layers import execution_order, prunable
 from ..method import Batch, Context, Method, Place
-from ..recipe_parts import Beside, remove_channels_
+from ..recipe_parts import Beside, remove_channels_, scale_channels_
 from ..structures import keep_best
 
 REMEMBERS = 0.98
@@ -111,12 +111,7 @@ class Polarised(Method):
     def _decide(self) -> None:
         kept = [(mean > 0.5) | keep_best(mean.double(), 1) for mean in self.means]
         for group, mean in zip(self.groups, self.means, strict=True):
-            for span in group.norms or group.producers:
-                module = self.context.model.get_submodule(span.layer)
-                for parameter in (module.weight, module.bias):
-                    if isinstance(parameter, Tensor):
-                        part = parameter[span.start * span.repeat : (span.start + group.width) * span.repeat]
-                        part.mul_(mean.repeat_interleave(span.repeat).reshape(-1, *[1] * (part.dim() - 1)))
+            scale_channels_(self.context, group, mean)
         self._plain_()
         remove_channels_(self.context, self.groups, kept)
 

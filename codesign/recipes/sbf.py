@@ -26,7 +26,7 @@ from ..config import Section
 from ..coupling import ChannelGroup, Span, channel_groups
 from ..layers import prunable
 from ..method import Batch, Context, Method, Place
-from ..recipe_parts import Beside, remove_channels_
+from ..recipe_parts import Beside, remove_channels_, scale_channels_
 from ..structures import keep_best
 
 
@@ -110,12 +110,7 @@ class Sbf(Method):
         kept = []
         for group, score in zip(self.groups, scores, strict=True):
             kept.append(keep_best(score.double(), max(1, units_kept(density_of(self.settings.sparsity), group.width))))
-            for span in group.norms or group.producers:
-                module = self.context.model.get_submodule(span.layer)
-                for parameter in (module.weight, module.bias):
-                    if isinstance(parameter, Tensor):
-                        part = parameter[span.start * span.repeat : (span.start + group.width) * span.repeat]
-                        part.mul_(score.repeat_interleave(span.repeat).reshape(-1, *[1] * (part.dim() - 1)))
+            scale_channels_(self.context, group, score)
         self._plain_()
         remove_channels_(self.context, self.groups, kept)
 
