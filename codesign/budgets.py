@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from fractions import Fraction
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from simulator.structure import units_kept
 from .structures import keep_best
 
 
+@lru_cache(maxsize=1024)
 def density_of(sparsity: float, share: float = 1.0) -> float:
     """The density left when `share` of the final `sparsity` is due.
 

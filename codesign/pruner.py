@@ -127,7 +127,7 @@ class Pruner:
     @property
     def sparsity(self) -> float:
         """Share of all prunable weights of the network that are masked now."""
-        masked = sum(int((~mask).sum()) for mask in self.masks.values())
+        masked = sum(int(dropped.sum()) for name, dropped in self._dropped.items() if name in self._layers)
         return masked / sum(layer.weight.numel() for layer in self._layers.values())
 
     def realised(self) -> dict[str, float]:
@@ -314,7 +314,7 @@ class Pruner:
             self._scores = dict(self._criterion.probe(self.model, *self._probe))
         scores = {name: self._score(name) for name in self._scored_layers()}
         layer_scores = {
-            name: scores[name] if name not in self._masks else scores[name].masked_fill(~self._masks[name], -torch.inf)
+            name: scores[name] if name not in self._masks else scores[name].masked_fill(self._dropped[name], -torch.inf)
             for name in self._plan.layers
         }
         channels = [

@@ -49,12 +49,16 @@ def project(scores: Tensor, structure: str | Structure, density: float = 1.0, po
         raise InputError(
             "a score is NaN", where=f"structure {structure}", expected="finite scores", fix="did training diverge?"
         )
-    mask = _project(as_matrix(scores.detach()).double(), structure, density, window_of(scores.shape), pool)
+    values = as_matrix(scores.detach())
+    # single weights are compared as they are, which gives the order that float64 would
+    if structure.unit != (1, 1) or structure.outer is not None or structure.library or values.dtype != torch.float32:
+        values = values.double()
+    mask = _project(values, structure, density, window_of(scores.shape), pool)
     return mask.T.reshape(scores.shape).contiguous()
 
 
 def _project(values: Tensor, structure: Structure, density: float, window: int, pool: str) -> Tensor:
-    """`project` on float64[k, n]."""
+    """`project` on float64[k, n], or on float32 where units are single weights."""
     k, n = values.shape
     if structure == DENSE:
         return torch.ones_like(values, dtype=torch.bool)
@@ -73,6 +77,8 @@ def _project(values: Tensor, structure: Structure, density: float, window: int, 
         kept = keep_best(units.reshape(-1), keep).reshape(rows, cols)
     else:
         kept = _keep_in_groups(units, group_k, group_n, structure, density)
+    if unit_k == unit_n == 1:
+        return kept
     return kept.repeat_interleave(unit_k, 0).repeat_interleave(unit_n, 1)[:k, :n]
 
 

@@ -19,6 +19,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -228,6 +229,7 @@ POOLS: dict[str, np.ufunc] = {"sum": np.add, "max": np.maximum}
 """How the scores of a unit's entries become its own."""
 
 
+@lru_cache(maxsize=4096)
 def units_kept(density: float, units: int) -> int:
     """How many of `units` a density keeps: rounded to nearest, halves up, at least 1 unless the density is 0."""
     # A decimal density such as 0.15 is meant exactly; in binary 0.15 * 10 is 1.5 or 1.4999... by luck.
