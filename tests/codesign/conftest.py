@@ -9,8 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from codesign.method import Method
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
@@ -72,6 +76,27 @@ def espalier() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return call
+
+
+@pytest.fixture
+def method_of() -> Callable[..., Method]:
+    """A recipe's method for a model of two classes: (recipe, model, shape of an image, learning rate, its settings)."""
+    import torch
+    from torch import nn
+
+    from codesign.method import Context
+    from codesign.pruner import Pruner
+    from codesign.recipes import recipe, settings_of
+
+    def make(name: str, model: nn.Module, shape: tuple[int, ...], lr: float = 0.1, **settings: object) -> Method:
+        example, optimizer = torch.zeros(1, *shape), torch.optim.SGD(model.parameters(), lr)
+        pruner = Pruner.for_given_masks(model, optimizer, example)
+        each = nn.CrossEntropyLoss(reduction="none")
+        context = Context(model, optimizer, pruner, example, 2, nn.functional.cross_entropy, each, 0, 10)
+        method: Method = recipe(name).make(settings_of({"name": name, **settings}), context)
+        return method
+
+    return make
 
 
 @pytest.fixture

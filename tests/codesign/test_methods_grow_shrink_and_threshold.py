@@ -1,5 +1,6 @@
 """Grow-and-prune, learned thresholds, trained rank pruning and PruneTrain: what each does to the weights."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,26 +11,17 @@ from torch import nn
 
 from codesign.config import load_config
 from codesign.low_rank import factorise, factorised, low_rank, rank_for_energy
-from codesign.method import Batch, Context, Method, Place
-from codesign.pruner import Pruner
-from codesign.recipes import recipe, settings_of
+from codesign.method import Batch, Method, Place
 from codesign.structures import project
 from codesign.trace import trace_model
 from codesign.train import run_training
 from simulator import load_machine, simulate
 from simulator.trace import Trace
 
-
-def method_of(name: str, model: nn.Module, shape: tuple[int, ...], lr: float = 0.1, **settings: object) -> Method:
-    example, optimizer = torch.zeros(1, *shape), torch.optim.SGD(model.parameters(), lr)
-    pruner = Pruner.for_given_masks(model, optimizer, example)
-    losses = nn.CrossEntropyLoss(reduction="none")
-    context = Context(model, optimizer, pruner, example, 2, F.cross_entropy, losses, 0, 10)
-    method: Method = recipe(name).make(settings_of({"name": name, **settings}), context)
-    return method
+MethodOf = Callable[..., Method]
 
 
-def test_one_group_after_the_other_is_dense_and_is_pruned_back() -> None:
+def test_one_group_after_the_other_is_dense_and_is_pruned_back(method_of: MethodOf) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(*(nn.Linear(10, 10) for _ in range(4)))
     method = method_of("grow_and_prune", model, (10,), sparsity=0.8, groups=2, rounds=2, until=0.8, skip=[])
@@ -49,7 +41,7 @@ def test_one_group_after_the_other_is_dense_and_is_pruned_back() -> None:
     assert model[0].weight.detach().reshape(-1).nonzero().flatten().tolist() == list(range(80, 100))  # the largest
 
 
-def test_a_learned_threshold_moves_by_the_chain_rule_and_zeros_get_their_share_of_gradient() -> None:
+def test_a_learned_threshold_moves_by_the_chain_rule_and_zeros_get_their_share_of_gradient(method_of: MethodOf) -> None:
     torch.manual_seed(0)
     model = nn.Linear(6, 2, bias=False)
     dense = model.weight.detach().clone()
@@ -74,7 +66,7 @@ def test_a_learned_threshold_moves_by_the_chain_rule_and_zeros_get_their_share_o
     assert method.alpha(0.5) == method.alpha(0.9) == 0.0
 
 
-def test_zeros_of_a_learned_threshold_are_left_out_of_two_products() -> None:
+def test_zeros_of_a_learned_threshold_are_left_out_of_two_products(method_of: MethodOf) -> None:
     model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
     with torch.no_grad():
         for layer in model:
@@ -85,7 +77,7 @@ def test_zeros_of_a_learned_threshold_are_left_out_of_two_products() -> None:
     assert method.macs(0, 1, Batch(torch.zeros(1, 4), torch.zeros(1))) == 12 + 16 + 12 + 12 + 16
 
 
-def test_a_weight_is_cut_to_the_rank_that_holds_the_energy() -> None:
+def test_a_weight_is_cut_to_the_rank_that_holds_the_energy(method_of: MethodOf) -> None:
     assert rank_for_energy(torch.tensor([3.0, 1.0, 0.5]), 9 / 10.25) == 1
     assert rank_for_energy(torch.tensor([3.0, 1.0, 0.5]), 0.9) == 2
     assert rank_for_energy(torch.tensor([3.0, 1.0, 0.5]), 1.0) == 3
@@ -102,7 +94,7 @@ def test_a_weight_is_cut_to_the_rank_that_holds_the_energy() -> None:
     assert int(torch.linalg.matrix_rank(model[0].weight.flatten(1), rtol=1e-4)) == rank < 8
 
 
-def test_the_nuclear_norm_pulls_singular_values_down_alike() -> None:
+def test_the_nuclear_norm_pulls_singular_values_down_alike(method_of: MethodOf) -> None:
     model = nn.Sequential(nn.Linear(3, 3, bias=False))
     with torch.no_grad():
         model[0].weight.copy_(torch.diag(torch.tensor([3.0, 2.0, 1.0])))
@@ -128,7 +120,7 @@ def test_factors_compute_what_the_weight_of_low_rank_does_and_cost_less() -> Non
     assert cycles[1] < cycles[0]
 
 
-def test_admm_pulls_weights_to_their_projection_and_remembers_how_they_resist() -> None:
+def test_admm_pulls_weights_to_their_projection_and_remembers_how_they_resist(method_of: MethodOf) -> None:
     """Z = P(W + U) with U += W - Z, the pull rho (W - Z + U), three decays of the rate, and hard masks at the end."""
     torch.manual_seed(0)
     model = nn.Linear(4, 2, bias=False)
@@ -171,7 +163,7 @@ def test_the_baselines_of_pruning_while_training_run_from_their_configurations(n
     assert result.table["training"]["macs"] < result.table["training"]["dense_macs"]
 
 
-def test_the_lasso_is_a_share_of_the_first_loss_and_small_channels_go_for_good() -> None:
+def test_the_lasso_is_a_share_of_the_first_loss_and_small_channels_go_for_good(method_of: MethodOf) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.Flatten(),
                           nn.Linear(3, 2))
@@ -195,7 +187,7 @@ def test_the_lasso_is_a_share_of_the_first_loss_and_small_channels_go_for_good()
     assert not model[0].weight[1].any() and method.row()["channels"] == 6
 
 
-def test_training_with_the_lasso_removes_channels() -> None:
+def test_training_with_the_lasso_removes_channels(method_of: MethodOf) -> None:
     """Few images and a strong lasso: channels fall below the threshold one after the other."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))

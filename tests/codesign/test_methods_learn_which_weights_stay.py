@@ -1,24 +1,17 @@
 """Soft movement, DRIVE and LCS: which weights stay by what training does to them, by hand and against autograd."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codesign.method import Batch, Context, Method, Place
-from codesign.pruner import Pruner
-from codesign.recipes import recipe, settings_of
+from codesign.method import Batch, Method, Place
 from simulator.errors import InputError
 from simulator.structure import units_kept
 
-
-def method_of(name: str, model: nn.Module, shape: tuple[int, ...], lr: float = 0.1, **settings: object) -> Method:
-    example, optimizer = torch.zeros(1, *shape), torch.optim.SGD(model.parameters(), lr)
-    pruner = Pruner.for_given_masks(model, optimizer, example)
-    losses = nn.CrossEntropyLoss(reduction="none")
-    context = Context(model, optimizer, pruner, example, 2, F.cross_entropy, losses, 0, 10)
-    method: Method = recipe(name).make(settings_of({"name": name, **settings}), context)
-    return method
+MethodOf = Callable[..., Method]
 
 
 def step(method: Method, place: Place, gradients: dict[str, Tensor]) -> None:
@@ -34,7 +27,9 @@ def step(method: Method, place: Place, gradients: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize(("block", "tall"), [("1x1", 1), ("2x1", 2)])
-def test_scores_and_weights_move_as_autograd_says_through_a_mask_that_is_its_own_slope(block: str, tall: int) -> None:
+def test_scores_and_weights_move_as_autograd_says_through_a_mask_that_is_its_own_slope(
+    method_of: MethodOf, block: str, tall: int
+) -> None:
     """Against W' = W (M + S - S.detach()), whose value is masked and whose slope in S is that of S itself."""
     torch.manual_seed(0)
     model = nn.Linear(4, 3, bias=False)
@@ -64,7 +59,7 @@ def test_scores_and_weights_move_as_autograd_says_through_a_mask_that_is_its_own
     assert len(masked) > 1
 
 
-def test_what_shrinks_goes_however_large_it_is_and_comes_back_when_it_grows() -> None:
+def test_what_shrinks_goes_however_large_it_is_and_comes_back_when_it_grows(method_of: MethodOf) -> None:
     model = nn.Linear(2, 1, bias=False)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[3.0, 0.1]]))
@@ -80,7 +75,7 @@ def test_what_shrinks_goes_however_large_it_is_and_comes_back_when_it_grows() ->
     torch.testing.assert_close(model.weight.detach(), torch.tensor([[2.9, 0.2]]))  # is 0.44
 
 
-def test_the_penalty_is_the_mean_over_all_scores_and_rises_by_the_cube() -> None:
+def test_the_penalty_is_the_mean_over_all_scores_and_rises_by_the_cube(method_of: MethodOf) -> None:
     model = nn.Sequential(nn.Linear(4, 2, bias=False), nn.Linear(2, 3, bias=False))
     method = method_of("soft_movement", model, (4,), block="2x2", penalty=96.0, start=0.2, full=0.6, skip=[])
     assert [tuple(score.shape) for score in method.scores.values()] == [(2, 1), (1, 2)]  # [k, n], the last is half full
@@ -94,7 +89,7 @@ def test_the_penalty_is_the_mean_over_all_scores_and_rises_by_the_cube() -> None
     assert seen == [pytest.approx([height, height], abs=1e-6) for height in heights]
 
 
-def test_no_layer_is_cut_through_and_the_last_masks_are_the_pruners_blocks() -> None:
+def test_no_layer_is_cut_through_and_the_last_masks_are_the_pruners_blocks(method_of: MethodOf) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(2, 6, 3, bias=False), nn.Flatten(), nn.Linear(6, 2, bias=False))
     method = method_of("soft_movement", model, (2, 3, 3), block="4x4", skip=[])
@@ -111,7 +106,7 @@ def test_no_layer_is_cut_through_and_the_last_masks_are_the_pruners_blocks() -> 
     assert not model[0].weight[~pruner.masks["0"]].any()
 
 
-def test_a_rise_that_ends_before_it_starts_is_refused() -> None:
+def test_a_rise_that_ends_before_it_starts_is_refused(method_of: MethodOf) -> None:
     with pytest.raises(InputError, match=r"full = 0\.1"):
         method_of("soft_movement", nn.Linear(2, 2), (2,), start=0.5, full=0.1, skip=[])
 
@@ -119,7 +114,7 @@ def test_a_rise_that_ends_before_it_starts_is_refused() -> None:
 # --- DRIVE -------------------------------------------------------------------------------------------------------
 
 
-def test_size_sensitivity_and_its_change_are_added_and_rank_all_layers_together() -> None:
+def test_size_sensitivity_and_its_change_are_added_and_rank_all_layers_together(method_of: MethodOf) -> None:
     model = nn.Sequential(nn.Linear(3, 1, bias=False), nn.Linear(1, 3, bias=False))
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[4.0, 2.0, 2.0]]))
@@ -151,7 +146,7 @@ def test_size_sensitivity_and_its_change_are_added_and_rank_all_layers_together(
     assert method.context.pruner is not None and method.context.pruner.sparsity == 4 / 6
 
 
-def test_sensitivities_are_means_with_a_sign_and_the_first_stay_what_they_were() -> None:
+def test_sensitivities_are_means_with_a_sign_and_the_first_stay_what_they_were(method_of: MethodOf) -> None:
     model = nn.Linear(1, 2, bias=False)
     with torch.no_grad():
         model.weight.fill_(1.0)
@@ -162,7 +157,7 @@ def test_sensitivities_are_means_with_a_sign_and_the_first_stay_what_they_were()
     assert method.recent[""].flatten().tolist() == [4.0, 4.0]  # half of 1 and half of 7
 
 
-def test_a_short_training_still_ends_sparse_and_terms_that_all_count_nothing_are_refused() -> None:
+def test_a_short_training_still_ends_sparse_and_terms_that_all_count_nothing_are_refused(method_of: MethodOf) -> None:
     torch.manual_seed(0)
     model = nn.Linear(10, 10, bias=False)
     method = method_of("drive", model, (10,), sparsity=0.9, dense=0.9, until=0.95, skip=[])
@@ -177,7 +172,7 @@ def test_a_short_training_still_ends_sparse_and_terms_that_all_count_nothing_are
 # --- LCS ---------------------------------------------------------------------------------------------------------
 
 
-def test_both_ends_move_by_the_chain_rule_and_apart() -> None:
+def test_both_ends_move_by_the_chain_rule_and_apart(method_of: MethodOf) -> None:
     """Against autograd through (1 - a) w0 + a w1 with its mask held, plus the squared cosine over all layers."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5, bias=False), nn.Tanh(), nn.Linear(5, 2, bias=False))
@@ -222,7 +217,7 @@ def test_both_ends_move_by_the_chain_rule_and_apart() -> None:
     assert len(pruned) > 5
 
 
-def test_half_of_the_batches_are_at_an_end_and_a_place_says_which() -> None:
+def test_half_of_the_batches_are_at_an_end_and_a_place_says_which(method_of: MethodOf) -> None:
     method, again = (method_of("lcs", nn.Linear(2, 2), (2,), skip=[]) for _ in range(2))
     drawn = [method.position(number) for number in range(1000)]
     assert drawn == [again.position(number) for number in range(1000)]
@@ -231,7 +226,7 @@ def test_half_of_the_batches_are_at_an_end_and_a_place_says_which() -> None:
     assert between[len(between) // 4] == pytest.approx(0.25, abs=0.06) and between[-1] > 0.95
 
 
-def test_work_is_what_the_level_of_the_batch_leaves_and_the_passes_of_batch_norms() -> None:
+def test_work_is_what_the_level_of_the_batch_leaves_and_the_passes_of_batch_norms(method_of: MethodOf) -> None:
     model = nn.Sequential(nn.Linear(10, 10, bias=False), nn.BatchNorm1d(10), nn.Linear(10, 10, bias=False))
     method = method_of("lcs", model, (10,), sparsity=0.5, rise=0.5, ends=1.0, batches=2, skip=[])
     x, y = torch.randn(4, 10), torch.zeros(4, dtype=torch.int64)
@@ -246,7 +241,9 @@ def test_work_is_what_the_level_of_the_batch_leaves_and_the_passes_of_batch_norm
     assert {method.position(number) for number in (4, 8, 9)} == {0.0, 1.0}
 
 
-def test_the_position_asked_for_is_evaluated_with_statistics_of_its_own_and_ends_in_the_masks() -> None:
+def test_the_position_asked_for_is_evaluated_with_statistics_of_its_own_and_ends_in_the_masks(
+    method_of: MethodOf,
+) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(10, 10, bias=False), nn.BatchNorm1d(10), nn.ReLU(), nn.Linear(10, 2, bias=False))
     method = method_of("lcs", model, (10,), sparsity=0.8, position=0.5, batches=2, skip=["3"])
