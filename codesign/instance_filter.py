@@ -26,6 +26,11 @@ PROBES = 16
 everything with confidence would otherwise never be told that it is wrong (ours, not the paper's)."""
 
 
+STEEPEST = 10.0
+"""Longest gradient the filter steps along (ours).  It learns from as few examples as there are; one of a thousand times
+the usual length, as one of five trainings on MNIST has, leaves it saying the same of every image ever after."""
+
+
 HIDDEN = 32
 """Units between the class scores and the answer of a ClassifyingFilter."""
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..config import Section
 from ..error_maps import ErrorMapPruning, prune_error_maps_
 from ..instance_filter import (
+    STEEPEST,
     ClassifyingFilter,
     Prediction,
     Threshold,
@@ -154,6 +155,7 @@ class OnDevice(Method):
             else:
                 said, extra = self.filter(x), torch.zeros((), device=x.device)
             (filter_loss(said, is_high, self.settings.ratio, self.settings.weighting) + extra).backward()
+        nn.utils.clip_grad_norm_(self.filter.parameters(), STEEPEST)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

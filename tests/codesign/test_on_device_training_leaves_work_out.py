@@ -10,7 +10,7 @@ from torch import nn
 
 from codesign.config import check_config, load_config
 from codesign.error_maps import ErrorMapPruning
-from codesign.instance_filter import ClassifyingFilter, Threshold, filter_loss, predict
+from codesign.instance_filter import STEEPEST, ClassifyingFilter, Threshold, filter_loss, predict
 from codesign.method import Batch, Context, Place
 from codesign.on_device_cost import Part, iteration_parts
 from codesign.recipes import recipe, settings_of
@@ -101,6 +101,17 @@ def test_a_classifying_filter_finds_ambiguous_images_that_it_was_never_told_of()
     with torch.no_grad():
         assert predict(method.filter(both(held)), 0.0).high.float().mean() > 0.9
         assert not predict(method.filter(6 * eye), 0.0).high.any()
+
+
+def test_one_steep_gradient_does_not_end_a_filter() -> None:
+    """Two images a thousand times as bright as they should be: the filter moves, by no more than lr * STEEPEST."""
+    method = method_of(filter_lr=0.1)
+    assert method.filter is not None
+    before = nn.utils.parameters_to_vector(method.filter.parameters()).detach().clone()
+    x = 1000 * torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    method._teach(x, torch.tensor([0, 1]), torch.tensor([True, False]))
+    moved = (nn.utils.parameters_to_vector(method.filter.parameters()).detach() - before).norm()
+    torch.testing.assert_close(moved, torch.tensor(0.1 * STEEPEST), rtol=1e-4, atol=0.0)
 
 
 # --- the method ------------------------------------------------------------------------------------------------
