@@ -28,7 +28,7 @@ everything with confidence would otherwise never be told that it is wrong (ours,
 
 STEEPEST = 10.0
 """Longest gradient the filter steps along (ours).  It learns from as few examples as there are; one of a thousand times
-the usual length, as one of five trainings on MNIST has, leaves it saying the same of every image ever after."""
+the usual length, as two of eight trainings on MNIST had, left it saying the same of every image ever after."""
 
 
 HIDDEN = 32
