@@ -26,9 +26,14 @@ PROBES = 16
 everything with confidence would otherwise never be told that it is wrong (ours, not the paper's)."""
 
 
-STEEPEST = 10.0
+STEEPEST = 30.0
 """Longest gradient the filter steps along (ours).  It learns from as few examples as there are; one of a thousand times
 the usual length, as two of eight trainings on MNIST had, left it saying the same of every image ever after."""
+
+
+LEAST = 1e-6
+"""T_l falls no further (ours): smaller losses are the rounding of 32-bit logits, and nothing can learn to predict them.
+"""
 
 
 HIDDEN = 32
@@ -75,7 +80,7 @@ class Threshold:
     """T_l, the loss from which an example counts as high: it rises while more than `ratio` of the examples are.
 
     Over the last `window` batches R_TH is the share of examples predicted high that were high; T_l is multiplied by
-    `up` where R_TH >= ratio, else by `down`.  adaptive: False leaves it where it is, for the ablation.
+    `up` where R_TH >= ratio, else by `down`, but is at least LEAST.  adaptive: False leaves it where it is, for the ablation.
     """
 
     ratio: float
@@ -94,7 +99,7 @@ class Threshold:
         if not self.adaptive:
             return
         share = sum(high for high, _ in self.seen) / sum(count for _, count in self.seen)
-        self.value *= self.up if share >= self.ratio else self.down
+        self.value = max(LEAST, self.value * (self.up if share >= self.ratio else self.down))
 
 
 def predict(logits: Tensor, entropy_threshold: float) -> Prediction:

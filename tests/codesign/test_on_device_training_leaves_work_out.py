@@ -10,7 +10,7 @@ from torch import nn
 
 from codesign.config import check_config, load_config
 from codesign.error_maps import ErrorMapPruning
-from codesign.instance_filter import STEEPEST, ClassifyingFilter, Threshold, filter_loss, predict
+from codesign.instance_filter import LEAST, STEEPEST, ClassifyingFilter, Threshold, filter_loss, predict
 from codesign.method import Batch, Context, Place
 from codesign.on_device_cost import Part, iteration_parts
 from codesign.recipes import recipe, settings_of
@@ -37,6 +37,10 @@ def test_the_threshold_rises_while_enough_are_high_and_falls_while_they_are_not(
     still = Threshold(ratio=0.25, value=1.0, adaptive=False)
     still.update(4, 4)
     assert still.value == 1.0
+    low = Threshold(ratio=0.25, value=3e-6, down=0.5)
+    for _ in range(5):
+        low.update(0, 4)
+    assert low.value == LEAST  # and not 1e-7, which a loss in 32 bits cannot have
 
 
 def test_examples_are_high_unsure_or_dropped_by_the_filters_word_and_its_entropy() -> None:
