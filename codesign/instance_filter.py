@@ -80,7 +80,8 @@ class Threshold:
     """T_l, the loss from which an example counts as high: it rises while more than `ratio` of the examples are.
 
     Over the last `window` batches R_TH is the share of examples predicted high that were high; T_l is multiplied by
-    `up` where R_TH >= ratio, else by `down`, but is at least LEAST.  adaptive: False leaves it where it is, for the ablation.
+    `up` where R_TH >= ratio, else by `down`, but is at least LEAST.  adaptive: False leaves it where it is, for the
+    ablation.
     """
 
     ratio: float
