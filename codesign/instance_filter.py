@@ -26,11 +26,6 @@ PROBES = 16
 everything with confidence would otherwise never be told that it is wrong (ours, not the paper's)."""
 
 
-STEEPEST = 30.0
-"""Longest gradient the filter steps along (ours).  It learns from as few examples as there are; one of a thousand times
-the usual length, as two of eight trainings on MNIST had, left it saying the same of every image ever after."""
-
-
 LEAST = 1e-6
 """T_l falls no further (ours): smaller losses are the rounding of 32-bit logits, and nothing can learn to predict them.
 """
@@ -40,8 +35,9 @@ HIDDEN = 32
 """Units between the class scores and the answer of a ClassifyingFilter."""
 
 
-FLOOR = math.log(1e-4)
-"""Below it one class's share is as good as another's."""
+FLOOR = math.log(1e-12)
+"""Below it one class's share is as good as another's.  So low because a filter that has trained for long is surer than
+1e-4 of most images, and would tell them apart no more."""
 
 
 class ClassifyingFilter(nn.Module):

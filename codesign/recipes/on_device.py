@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from ..config import Section
 from ..error_maps import ErrorMapPruning, prune_error_maps_
 from ..instance_filter import (
-    STEEPEST,
     ClassifyingFilter,
     Prediction,
     Threshold,
@@ -40,7 +39,7 @@ class Settings(Section):
     in_channels and num_classes.  classes: weight of the loss by which the filter learns the classes too and judges by
     them (ClassifyingFilter); 0 = a filter of two outputs.  ratio: R_set, the share of examples to count as high.
     entropy: above it, in nats, a predicted-low example is run forward to learn its loss.  threshold, up, down, window:
-    T_l at first and its controller.  filter_lr, filter_momentum: of the filter's own SGD.  adaptive: False leaves T_l
+    T_l at first and its controller.  filter_lr: of the filter's own Adam.  adaptive: False leaves T_l
     where it is.
     weighting: power of the filter's weights 1 / ratio and 1 / (1 - ratio); 0 = none.
     average: the loss is a mean over the examples "passed", or their sum over the size of the whole "batch": the step is
@@ -58,8 +57,7 @@ class Settings(Section):
     up: Annotated[float, Field(gt=1.0)] = 1.05
     down: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
     window: Annotated[int, Field(ge=1)] = 10
-    filter_lr: Annotated[float, Field(gt=0.0)] = 0.1
-    filter_momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    filter_lr: Annotated[float, Field(gt=0.0)] = 0.001
     adaptive: bool = True
     weighting: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     average: Literal["passed", "batch"] = "passed"
@@ -95,7 +93,7 @@ class OnDevice(Method):
             return None, None
         made = build_filter(self.settings, int(self.context.example.shape[1]), self.context.classes)
         made = made.to(self.context.example.device)
-        return made, torch.optim.SGD(made.parameters(), self.settings.filter_lr, momentum=self.settings.filter_momentum)
+        return made, torch.optim.Adam(made.parameters(), self.settings.filter_lr)
 
     def prepare(self, x: Tensor, y: Tensor, place: Place) -> Batch | None:
         """The examples predicted to have a high loss; None where there is none."""
@@ -155,7 +153,6 @@ class OnDevice(Method):
             else:
                 said, extra = self.filter(x), torch.zeros((), device=x.device)
             (filter_loss(said, is_high, self.settings.ratio, self.settings.weighting) + extra).backward()
-        nn.utils.clip_grad_norm_(self.filter.parameters(), STEEPEST)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
