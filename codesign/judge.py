@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .layers import prunable
-from .masks import apply_mask_
+from .masks import apply_mask_, kept_bits
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
@@ -43,12 +43,13 @@ def make_judge(
     def _trained(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
         layers = prunable(model)
         parameters = {name: layers[name].weight if name in layers else model.get_parameter(name) for name in masks}
-        dropped = {name: (~masks[name]).to(parameters[name].device) for name in masks}
+        bits = {name: kept_bits(mask, parameters[name].dtype).to(parameters[name].device)
+                for name, mask in masks.items()}
         optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, nesterov=momentum > 0)
 
         def mask_() -> None:
             for name, parameter in parameters.items():
-                apply_mask_(parameter, dropped[name], optimizer)
+                apply_mask_(parameter, bits[name], optimizer)
 
         mask_()
         model.train()

@@ -28,7 +28,7 @@ from .criteria import Criterion, parse_criterion, running_mean
 from .ddp import agreed
 from .gradual import project_part_way
 from .layers import prunable
-from .masks import apply_mask_, check_masks, pack, unpack
+from .masks import apply_mask_, check_masks, kept_bits, pack, unpack
 from .plan import Plan, make_plan
 from .regrowth import parse_regrowth, random_growth, regrown
 from .schedules import parse_schedule
@@ -79,8 +79,8 @@ class Pruner:
         if self._criterion.probe is not None and self._probe[0] is None:
             raise InputError(f"criterion {self.config.criterion!r} without a batch", where="Pruner",
                              expected="example_inputs or probe=(inputs, targets)", fix="pass example_inputs=x")
-        self._dropped: dict[str, Tensor] = {}
         self._masks: dict[str, Tensor] = {}  # by layer name for weights, by parameter name for the rest
+        self._bits: dict[str, Tensor] = {}  # the same as apply_mask_ takes them
         self._kept_channels: list[Tensor | None] = [None] * len(self._plan.groups)
         self._scores: dict[str, Tensor] = {}
         self._given_scores = False
@@ -127,7 +127,7 @@ class Pruner:
     @property
     def sparsity(self) -> float:
         """Share of all prunable weights of the network that are masked now."""
-        masked = sum(int(dropped.sum()) for name, dropped in self._dropped.items() if name in self._layers)
+        masked = sum(mask.numel() - int(mask.count_nonzero()) for mask in self.masks.values())
         return masked / sum(layer.weight.numel() for layer in self._layers.values())
 
     def realised(self) -> dict[str, float]:
@@ -197,11 +197,11 @@ class Pruner:
 
     def apply_masks_(self) -> None:
         """Zero every masked parameter and its optimizer state."""
-        for name, dropped in self._dropped.items():
+        for name, bits in self._bits.items():
             parameter = self._parameter(name)
-            if dropped.device != parameter.device:  # the model was moved after the mask was made
-                dropped = self._dropped[name] = dropped.to(parameter.device)
-            apply_mask_(parameter, dropped, self.optimizer)
+            if bits.device != parameter.device:  # the model was moved after the mask was made
+                bits = self._bits[name] = bits.to(parameter.device)
+            apply_mask_(parameter, bits, self.optimizer)
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs to go on as if uninterrupted.
@@ -314,7 +314,7 @@ class Pruner:
             self._scores = dict(self._criterion.probe(self.model, *self._probe))
         scores = {name: self._score(name) for name in self._scored_layers()}
         layer_scores = {
-            name: scores[name] if name not in self._masks else scores[name].masked_fill(self._dropped[name], -torch.inf)
+            name: scores[name] if name not in self._masks else torch.where(self._masks[name], scores[name], -torch.inf)
             for name in self._plan.layers
         }
         channels = [
@@ -343,7 +343,7 @@ class Pruner:
 
     def _start_again_(self) -> None:
         """No masks, and no momentum of the phase before."""
-        self._masks, self._dropped = {}, {}
+        self._masks, self._bits = {}, {}
         self._kept_channels = [None] * len(self._plan.groups)
         if self.optimizer is not None:
             for name in self._scored_layers():
@@ -458,7 +458,7 @@ class Pruner:
         placed = {name: mask.to(self._parameter(name).device) for name, mask in masks.items() if not bool(mask.all())}
         self.installs += 1
         self._masks = placed
-        self._dropped = {name: ~mask for name, mask in placed.items()}
+        self._bits = {name: kept_bits(mask, self._parameter(name).dtype) for name, mask in placed.items()}
         self.apply_masks_()
 
     def _names(self) -> list[str]:

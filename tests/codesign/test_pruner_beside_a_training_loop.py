@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from codesign import Pruner, sparsify
 from codesign.choice import StructureChoice
+from codesign.masks import apply_mask_, kept_bits
 from simulator.errors import InputError
 
 
@@ -133,6 +134,20 @@ def test_a_nan_under_a_mask_does_not_survive() -> None:
         model[5].weight[~pruner.masks["5"]] = float("nan")
     pruner.apply_masks_()
     assert model[5].weight.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_masks_cut_every_number_of_every_precision_and_leave_the_others_alone(dtype: torch.dtype) -> None:
+    """Not a number, both infinities and both zeros; an optimizer's state of another precision; a transposed weight."""
+    numbers = torch.tensor([[1.5, -2.0, float("nan")], [float("inf"), -float("inf"), -0.0]], dtype=dtype)
+    mask = torch.tensor([[True, False, False], [False, False, True]])
+    parameter = nn.Parameter(numbers.T.contiguous().T)
+    optimizer = torch.optim.SGD([parameter], 0.1, momentum=0.9)
+    optimizer.state[parameter]["momentum_buffer"] = numbers.double().float()
+    apply_mask_(parameter, kept_bits(mask, dtype), optimizer)
+    for value in (parameter.detach(), optimizer.state[parameter]["momentum_buffer"]):
+        assert value.tolist() == [[1.5, 0.0, 0.0], [0.0, 0.0, -0.0]]
+        assert torch.signbit(value).tolist() == [[False] * 3, [False, False, True]]
 
 
 def test_diverged_weights_are_reported_by_layer() -> None:
