@@ -1,6 +1,6 @@
 """What masks cost in a training step: Espalier's beside torch.nn.utils.prune and, where installed, torch-pruning.
 
-    .venv/bin/python benchmarks/mask_cost.py [--network resnet20] [--batch 32] [--rounds 40] [--write]
+    .venv/bin/python benchmarks/mask_cost.py [--network resnet20] [--batch 32] [--rounds 100] [--write]
 
 The same network is trained in five ways that take turns within a round: without masks; with masks applied after
 every step; with masks that are made anew at every step from the magnitude of all weights; with the mask of
@@ -102,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="resnet20")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--write", action="store_true", help="keep the figures in benchmarks/results")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
