@@ -39,11 +39,10 @@ class Settings(Section):
     in_channels and num_classes.  classes: weight of the loss by which the filter learns the classes too and judges by
     them (ClassifyingFilter); 0 = a filter of two outputs.  ratio: R_set, the share of examples to count as high.
     entropy: above it, in nats, a predicted-low example is run forward to learn its loss.  threshold, up, down, window:
-    T_l at first and its controller.  filter_lr: of the filter's own Adam.  adaptive: False leaves T_l
-    where it is.
+    T_l at first and its controller.  filter_lr: of the filter's own Adam.  adaptive: False leaves T_l where it is.
     weighting: power of the filter's weights 1 / ratio and 1 / (1 - ratio); 0 = none.
     average: the loss is a mean over the examples "passed", or their sum over the size of the whole "batch": the step is
-    then that of ordinary training in which easy examples had no loss.
+    then that of ordinary training in which easy examples had no loss, and train_loss is on its scale.
     kept: share of error map channels that go back, 1 for no pruning; gamma1, gamma2: what weights and errors count in
     their importance.  bits: 8 for 8-bit training, None for none.
     """
