@@ -2,7 +2,7 @@
 
 Any nesting of dictionaries, lists, tuples, tensors and JSON values goes into one checked safetensors file:
 the tensors as tensors, the rest as its JSON header.  Nothing that is read can run code: there is no pickle
-here.  It leaves out which state there is; train.py gathers it.
+here.  It leaves out which state there is; resume.py gathers it.
 """
 
 from __future__ import annotations

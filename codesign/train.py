@@ -11,10 +11,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,9 +25,9 @@ from torch import Tensor, nn
 from simulator import Trace, load_machine, simulate
 from simulator.errors import InputError
 
-from .checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from .config import TrainConfig, hardware_cost
 from .ddp import Team, join_team
+from .devices import deterministic, pick_device
 from .ema import Ema
 from .evaluate import EVALUATION_BATCH, accuracy_and_loss
 from .export import Architecture, export
@@ -39,6 +38,7 @@ from .optimize import learning_rate, make_optimizer, training_macs
 from .precision import Precision
 from .pruner import Pruner
 from .report import write_report
+from .resume import restore_state_, save_state
 from .robustness import accuracy_under, parse_attack
 from .run_directory import RunDirectory, open_run, write_whole
 from .step import train_step
@@ -79,24 +79,6 @@ class TrainResult:
         return list(self.table["machines"])
 
 
-@dataclass
-class Position:
-    """How far training is, and what it has added up: all that a checkpoint holds beside tensors."""
-
-    epoch: int = 0
-    batch: int = 0
-    loss_sum: float = 0.0
-    correct: int = 0
-    seen: int = 0
-    macs: int = 0
-    dense_macs: int = 0
-    events_logged: int = 0
-    seconds: float = 0.0
-    selection_seconds: float = 0.0
-    metrics_bytes: int = 0
-    timing_bytes: int = 0
-
-
 def run_training(
     config: TrainConfig | None,
     out_dir: str | Path,
@@ -123,7 +105,7 @@ def run_training(
     if team.size > 1 and (config.recipe is not None or config.compare.rows):
         raise InputError("a [recipe] or [compare] section on several processes", where="train",
                          expected="[prune] and [hardware]", fix="start it without torchrun")
-    with _deterministic(place):
+    with deterministic(place):
         return _train(run, config, place, progress, team)
 
 
@@ -199,7 +181,7 @@ def _train(
         torch.manual_seed(config.seed + (team.rank << 32))
     parts = {"model": model, "optimizer": optimizer, "pruner": pruner, "method": method, "precision": precision,
              "ema": ema}
-    at = _restore_(run, parts, device, team)
+    at = restore_state_(run, parts, device, team)
     seconds_before = at.seconds
     board = _tensorboard(run) if config.output.tensorboard and team.leads else None
 
@@ -217,7 +199,7 @@ def _train(
 
     def checkpoint() -> None:
         at.seconds = seconds_before + time.perf_counter() - started
-        _save(run, parts, at, device, team)
+        save_state(run, parts, at, device, team)
 
     def evaluate(part_images: Tensor, part_labels: Tensor) -> tuple[float, float]:
         return accuracy_and_loss(
@@ -379,19 +361,6 @@ def _method(
     return method
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of "auto", "cpu" or "cuda".  Raises InputError for CUDA where there is none."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise InputError(f"device {name!r}", expected='"auto", "cpu" or "cuda"')
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            "device 'cuda', but PyTorch sees no CUDA device",
-            expected="a CUDA device and a CUDA build of PyTorch",
-            fix="use --device cpu",
-        )
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
-
-
 def structures_of(pruner: Pruner | None) -> dict[str, str]:
     """Layer -> the structure that its mask was made by: what was chosen for it, else what was planned."""
     if pruner is None:
@@ -434,39 +403,6 @@ def _selection_row(entry: Mapping[str, Any], epoch: int, pruner: Pruner, cost: A
     return row | {"choices": [asdict(choice) for choice in pruner.choices]}
 
 
-def _save(run: RunDirectory, parts: Mapping[str, Any], at: Position, device: torch.device, team: Team) -> None:
-    """One checkpoint of everything that has a state; all processes take part, the first one writes."""
-    random = {"torch": torch.stack(team.gather(torch.get_rng_state(), device))}
-    if device.type == "cuda":
-        random["cuda"] = torch.stack(team.gather(torch.cuda.get_rng_state(device), device))
-    if team.leads:
-        state = {name: None if part is None else part.state_dict() for name, part in parts.items()}
-        save_checkpoint(run.checkpoint, {"position": asdict(at), **state, "random": random})
-    team.wait()
-
-
-def _restore_(run: RunDirectory, parts: Mapping[str, Any], device: torch.device, team: Team) -> Position:
-    """Put the last checkpoint back, if there is one; a run that was killed before its first starts anew."""
-    if not has_checkpoint(run.checkpoint):
-        if team.leads:
-            run.cut(0, 0)
-        return Position()
-    state = load_checkpoint(run.checkpoint)
-    if len(state["random"]["torch"]) != team.size:
-        raise InputError(f"{team.size} processes", where=str(run.path),
-                         expected=f"{len(state['random']['torch'])}, as the run was started with")
-    at = Position(**state["position"])
-    if team.leads:
-        run.cut(at.metrics_bytes, at.timing_bytes)
-    for name, part in parts.items():
-        if part is not None:
-            part.load_state_dict(state[name])
-    torch.set_rng_state(state["random"]["torch"][team.rank])
-    if device.type == "cuda" and "cuda" in state["random"]:
-        torch.cuda.set_rng_state(state["random"]["cuda"][team.rank], device)
-    return at
-
-
 def _provenance(config: TrainConfig, data: Any) -> dict[str, Any]:
     """Where the network came from: what is needed to make it again, and no path and no time."""
     return {
@@ -490,17 +426,3 @@ def _tensorboard(run: RunDirectory) -> Any:
             fix="pip install tensorboard, or leave it out",
         ) from None
     return SummaryWriter(str(run.path / "tensorboard"))
-
-
-@contextlib.contextmanager
-def _deterministic(device: torch.device) -> Iterator[None]:
-    """Only algorithms that give the same bits every time; what was set before is set again afterwards."""
-    before, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    # cuBLAS reads this when it starts; without it its results may differ between runs.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # On a GPU a few backward passes have no such algorithm: there a warning is better than no training.
-    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from codesign.config import TrainConfig
     from codesign.method import Method
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,6 +98,39 @@ def method_of() -> Callable[..., Method]:
         return method
 
     return make
+
+
+@pytest.fixture
+def train_until(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Trains, or goes on where there is no configuration, and is stopped by Ctrl-C after so many checkpoints."""
+    from codesign import train
+
+    def call(config: TrainConfig | None, folder: Path, checkpoints: int) -> None:
+        written, original = [], train.save_state
+
+        def save(*given: object) -> None:
+            written.append(given)
+            original(*given)
+            if len(written) == checkpoints:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(train, "save_state", save)
+            with pytest.raises(KeyboardInterrupt):
+                train.run_training(config, folder, resume=config is None, device="cpu")
+
+    return call
+
+
+@pytest.fixture
+def assert_same_run() -> Callable[[Path, Path], None]:
+    """Two run directories have the same metrics and weights, bit for bit."""
+
+    def check(whole: Path, part: Path) -> None:
+        for file in ("metrics.jsonl", "model/model.safetensors"):
+            assert (whole / file).read_bytes() == (part / file).read_bytes(), f"{file} of {part} differs"
+
+    return check
 
 
 @pytest.fixture

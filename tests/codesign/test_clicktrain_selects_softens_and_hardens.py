@@ -1,6 +1,7 @@
 """ClickTrain: its published ratios, its selection by (w g)^2, the lasso on what goes, and the phases of a run."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -191,27 +192,15 @@ def test_the_shipped_configuration_runs_and_its_network_is_what_it_says(tmp_path
     assert phases == ["dense", "soft", "soft", "hard"] or phases == ["dense", "dense", "soft", "hard"]
 
 
-def test_resume_changes_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from codesign import train
-
+def test_resume_changes_no_bit(
+    tmp_path: Path, train_until: Callable[..., None], assert_same_run: Callable[[Path, Path], None]
+) -> None:
     settings = ["data.limit=400", "data.test_limit=100", "train.epochs=4", "train.checkpoint_every=3",
                 "output.cost_per_epoch=false"]
     whole = run_training(load_config("clicktrain", settings), tmp_path / "whole")
-    saves, original = [], train._save
-
-    def stop(*given: object) -> None:
-        saves.append(given)
-        original(*given)
-        if len(saves) == stop_at:
-            raise KeyboardInterrupt
-
-    for stop_at in (4, 8):  # in the soft phase, in the hard one
-        monkeypatch.setattr(train, "_save", stop)
-        saves.clear()
-        with pytest.raises(KeyboardInterrupt):
-            run_training(load_config("clicktrain", settings), tmp_path / f"part{stop_at}")
-        monkeypatch.setattr(train, "_save", original)
-        run_training(None, tmp_path / f"part{stop_at}", resume=True)
-        left, right = (tmp_path / name / "model" / "model.safetensors" for name in ("whole", f"part{stop_at}"))
-        assert left.read_bytes() == right.read_bytes()
+    for checkpoints in (4, 8):  # in the soft phase, in the hard one
+        part = tmp_path / f"part{checkpoints}"
+        train_until(load_config("clicktrain", settings), part, checkpoints)
+        run_training(None, part, resume=True)
+        assert_same_run(tmp_path / "whole", part)
     assert whole.table["recipe"]["compression"] > 4

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,8 @@ def config(name: str) -> TrainConfig:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_resumes_bit_for_bit_and_counts_its_work(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train_until: Callable[..., None],
+    assert_same_run: Callable[[Path, Path], None]
 ) -> None:
     """Stopped after eight of twelve batches, in the middle of what the method remembers, and again when all are done
     but the network is not yet scored."""
@@ -52,26 +54,11 @@ def test_a_recipe_resumes_bit_for_bit_and_counts_its_work(
     assert math.isfinite(whole["macs"]) and whole["macs"] == int(whole["macs"])
     assert 0 < whole["macs"] < 3 * whole["dense_macs"]
 
-    saves, original = [], train._save
-
-    def stop(*given: object) -> None:
-        saves.append(given)
-        original(*given)
-        if len(saves) in (3, 4):  # four batches, the end of the epoch, eight batches; the end
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(train, "_save", stop)
-    with pytest.raises(KeyboardInterrupt):
-        train.run_training(config(name), tmp_path / "part", device="cpu")
-    with pytest.raises(KeyboardInterrupt):
-        train.run_training(None, tmp_path / "part", resume=True, device="cpu")
-    monkeypatch.setattr(train, "_save", original)
+    train_until(config(name), tmp_path / "part", 3)  # four batches, the end of the epoch, eight batches
+    train_until(None, tmp_path / "part", 1)  # the end
     part = train.run_training(None, tmp_path / "part", resume=True, device="cpu").table["training"]
     assert part["macs"] == whole["macs"]
-    assert len(saves) == 4
-    for file in ("metrics.jsonl", "model/model.safetensors"):
-        left, right = ((tmp_path / run / file).read_bytes() for run in ("whole", "part"))
-        assert left == right, f"{file} of a resumed {name} differs"
+    assert_same_run(tmp_path / "whole", tmp_path / "part")
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from codesign import train
 from codesign.config import check_config
 from codesign.evaluate import evaluate
 from codesign.train import run_training
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_stopped_run_on_files_goes_on_bit_for_bit(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, train_until: Callable[..., None], assert_same_run: Callable[[Path, Path], None]
 ) -> None:
     config = check_config({
         "name": "photographs",
@@ -38,20 +38,8 @@ def test_a_stopped_run_on_files_goes_on_bit_for_bit(
         "prune": {"sparsity": 0.5}, "output": {"machines": ["sparten"], "activations": "none"},
     })  # fmt: skip
     whole = run_training(config, tmp_path / "whole", device="cpu")
-    original, saves = train._save, []
-
-    def stop(*given: object) -> None:
-        saves.append(given)
-        original(*given)
-        if len(saves) == 6:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(train, "_save", stop)
-    with pytest.raises(KeyboardInterrupt):
-        run_training(config, tmp_path / "part", device="cpu")
-    monkeypatch.setattr(train, "_save", original)
+    train_until(config, tmp_path / "part", 6)
     part = run_training(None, tmp_path / "part", resume=True, device="cpu")
-    for name in ("metrics.jsonl", "model/model.safetensors"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "part" / name).read_bytes(), name
+    assert_same_run(tmp_path / "whole", tmp_path / "part")
     assert part.accuracy == whole.accuracy == 100.0  # brightness alone tells the two classes apart
     assert evaluate(tmp_path / "part", ["sparten"], f"images@32:{folder}").accuracy == whole.accuracy

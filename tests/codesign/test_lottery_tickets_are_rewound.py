@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codesign import train
 from codesign.config import TrainConfig, check_config
 from codesign.method import Context, Method, Place
 from codesign.pruner import Pruner
@@ -132,27 +132,15 @@ def config() -> TrainConfig:
 
 @pytest.mark.parametrize("stop_after", [4, 5])
 def test_a_run_that_stops_where_it_was_rewound_goes_on_bit_for_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
+    tmp_path: Path, train_until: Callable[..., None], assert_same_run: Callable[[Path, Path], None], stop_after: int
 ) -> None:
     whole = run_training(config(), tmp_path / "whole", device="cpu")
     steps = [row["step"] for row in whole.table["recipe"]["pruned"]]
     assert steps == [4, 7] and whole.table["weight_sparsity"] > 0.8
     assert whole.table["training"]["macs"] < whole.table["training"]["dense_macs"]
-    saves, original = [], train._save
-
-    def stop(*given: object) -> None:
-        saves.append(given)
-        original(*given)
-        if len(saves) == stop_after:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(train, "_save", stop)
-    with pytest.raises(KeyboardInterrupt):
-        run_training(config(), tmp_path / "part", device="cpu")
-    monkeypatch.setattr(train, "_save", original)
+    train_until(config(), tmp_path / "part", stop_after)
     part = run_training(None, tmp_path / "part", resume=True, device="cpu")
-    for name in ("metrics.jsonl", "model/model.safetensors"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "part" / name).read_bytes(), name
+    assert_same_run(tmp_path / "whole", tmp_path / "part")
     for key in ("macs", "dense_macs"):
         assert part.table["training"][key] == whole.table["training"][key]
 

@@ -1,6 +1,7 @@
 """Partition Pruning: the chain is found, trained in parts, run on P arrays, and really cut into P small chains."""
 
 import json
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -221,10 +222,8 @@ SHORT = ["data.limit=300", "data.test_limit=100", "train.epochs=4", "train.check
 
 
 def test_the_shipped_configuration_runs_and_resumes_bit_for_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, train_until: Callable[..., None], assert_same_run: Callable[[Path, Path], None]
 ) -> None:
-    from codesign import train
-
     result = run_training(load_config("partition", SHORT), tmp_path / "run")
     trace = Trace.load(tmp_path / "run" / "trace.safetensors")
     for name in ("fc1", "fc2", "fc3"):
@@ -240,19 +239,7 @@ def test_the_shipped_configuration_runs_and_resumes_bit_for_bit(
     x, small = torch.randn(5, 1, 28, 28), compacted(
         exported.model, chain, places_of([exported.masks[name] for name in chain.layers]))
     torch.testing.assert_close(small(x), exported.model(x), rtol=0.0, atol=1e-5)
-    saves, original = [], train._save
-
-    def stop(*given: object) -> None:
-        saves.append(given)
-        original(*given)
-        if len(saves) == 8:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(train, "_save", stop)
-    with pytest.raises(KeyboardInterrupt):
-        run_training(load_config("partition", SHORT), tmp_path / "part")
-    monkeypatch.setattr(train, "_save", original)
+    train_until(load_config("partition", SHORT), tmp_path / "part", 8)
     again = run_training(None, tmp_path / "part", resume=True)
     assert again.table["recipe"] == summary
-    left, right = (tmp_path / name / "model" / "model.safetensors" for name in ("run", "part"))
-    assert left.read_bytes() == right.read_bytes()
+    assert_same_run(tmp_path / "run", tmp_path / "part")

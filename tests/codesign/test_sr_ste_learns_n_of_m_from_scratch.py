@@ -1,5 +1,6 @@
 """SR-STE: dense weights behind a mask that is new at every step, straight-through gradients, sparse-refined decay."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,27 +62,14 @@ def test_training_ends_in_two_of_four_that_the_machine_exploits(tmp_path: Path) 
     assert result.table["weight_sparsity"] > 0.4
 
 
-def test_resume_changes_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from codesign import train
-
+def test_resume_changes_no_bit(
+    tmp_path: Path, train_until: Callable[..., None], assert_same_run: Callable[[Path, Path], None]
+) -> None:
     whole = run_training(config(), tmp_path / "whole")
-    saves = []
-
-    def stop(*given: object) -> None:
-        saves.append(given)
-        original(*given)
-        if len(saves) == 5:
-            raise KeyboardInterrupt
-
-    original = train._save
-    monkeypatch.setattr(train, "_save", stop)
-    with pytest.raises(KeyboardInterrupt):
-        run_training(config(), tmp_path / "part")
-    monkeypatch.setattr(train, "_save", original)
+    train_until(config(), tmp_path / "part", 5)
     again = run_training(None, tmp_path / "part", resume=True)
     assert again.accuracy == whole.accuracy
-    left, right = (tmp_path / name / "model" / "model.safetensors" for name in ("whole", "part"))
-    assert left.read_bytes() == right.read_bytes()
+    assert_same_run(tmp_path / "whole", tmp_path / "part")
 
 
 @pytest.mark.parametrize(("section", "said"), [
