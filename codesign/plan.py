@@ -132,6 +132,7 @@ def _wanted(
             raise InputError(f"structure {str(structure)!r} on kernels of {window} entries",
                              where=f"pruner config, layer {name!r}", expected="3x3 or 1x1 kernels",
                              fix="give this layer another structure, or skip it")
+        structure.check_parts_nest(window)
         sparsity = config.scope[own[name]] if isinstance(config.scope, Mapping) and name in own else config.sparsity
         fixed = structure.density_on(window)
         if fixed is not None:

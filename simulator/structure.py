@@ -132,14 +132,32 @@ class Structure:
         """(outer density, inner density) of a composition that is to keep `density`; a free part takes what is left.
 
         Two free parts share equally: each keeps the square root.  More than `largest_density` is that.
+        Raises InputError where the parts cut through each other, so that their densities do not multiply.
         """
         if self.outer is None:
             return 1.0, density
+        self.check_parts_nest(window)
         outer, inner = self.outer.density_on(window), self.inner.density_on(window)
         if outer is None and inner is None:
             return density**0.5, density**0.5
         left = min(1.0, density / self.largest_density(window))
         return left if outer is None else outer, left if inner is None else inner
+
+    def check_parts_nest(self, window: int) -> None:
+        """Raises InputError where a group that the inner part counts over crosses from one outer unit into the next.
+
+        Such a group has already lost some of its weights when its turn comes; how many the layer keeps is then a matter
+        of luck.  Each part of a nested composition decides about whole units of the other.
+        """
+        if self.outer is None or self.inner.density_on(window) == 1.0:  # 1x1 kernels have no part to remove
+            return
+        group = ("window", 1) if self.library else self.group
+        for count, unit, outer in zip(group, self.unit, self.outer.unit, strict=True):
+            if not _within(count, unit, outer, window):
+                raise InputError(f"{str(self.inner)!r} inside {str(self.outer)!r}", where=f"structure {str(self)!r}",
+                                 expected=f"groups of {str(self.inner)!r} that lie within units of {str(self.outer)!r}",
+                                 fix='such as "block 4x4 + 2:4", "filter + 2:4", "kernel + pattern 4", "ck + window"')
+        self.outer.check_parts_nest(window)
 
     def unit_extent(self, k: int, n: int, window: int) -> tuple[int, int]:
         """(rows of k, columns of n) of one unit on a weight [k, n]."""
@@ -332,6 +350,13 @@ def conforms(mask: NDArray[np.bool_], structure: Structure, window: int = 1) -> 
     found, real = found[there], real[there]
     whole = found[real == real.max(initial=0)]
     return not len(whole) or bool((whole == whole[0]).all() and (found <= whole[0]).all())
+
+
+def _within(count: Extent, unit: Extent, outer: Extent, window: int) -> bool:
+    """Whether groups of `count` units, along one axis, never cross from one unit of `outer` extent to the next."""
+    if outer == "all" or "all" in (count, unit):
+        return outer == "all"
+    return _extent(outer, 0, window) % (_extent(count, 0, window) * _extent(unit, 0, window)) == 0
 
 
 def _extent(extent: Extent, whole: int, window: int) -> int:

@@ -1,5 +1,7 @@
 """What each structure's text means: hand-drawn masks, compositions, patterns by rank, and what conforms to what."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -108,3 +110,29 @@ def test_one_by_one_kernels_have_no_window_to_prune():
     assert project(scores, parse("pattern 4"), window=1).all() and project(scores, parse("window 4"), window=1).all()
     with pytest.raises(InputError, match="3x3"):
         project(np.ones((25, 1)), parse("pattern 4"), window=25)
+
+
+PARTS = ["unstructured", "2:4", "block 4x4", "bank 8", "channel", "filter", "kernel", "ck", "window", "window 3",
+         "pattern 4"]
+
+
+@pytest.mark.parametrize("window", [1, 9])
+@pytest.mark.parametrize(("outer", "inner"), list(itertools.permutations(PARTS, 2)))
+def test_a_composition_keeps_what_it_was_told_to_or_is_refused(outer: str, inner: str, window: int) -> None:
+    structure, asked = parse(f"{outer} + {inner}"), 0.25
+    try:
+        structure.check_parts_nest(window)
+    except InputError:
+        return
+    kept = project(np.random.default_rng(0).random((16 * window, 32)), structure, asked, window)
+    assert conforms(kept, structure, window)
+    # a window keeps a whole number of its nine entries: 5, where the root of a quarter is 4.5
+    share = structure.density_on(window) or asked * (5 / 4.5 if inner == "window" and window == 9 else 1.0)
+    assert kept.mean() == pytest.approx(share, abs=0.5 * 9 * 16 / kept.size * window)
+
+
+@pytest.mark.parametrize(
+    "text", ["unstructured + 2:4", "bank 8 + 2:4", "kernel + 2:4", "channel + 2:4", "2:4 + filter", "2:4 + window 4"])
+def test_parts_that_cut_through_each_other_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r"groups of .* that lie within units of"):
+        parse(text).split(0.2, 9)
