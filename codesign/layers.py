@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from simulator.errors import InputError, nearest
+
+from .aten import tensors_in
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -33,9 +37,11 @@ def prunable(model: nn.Module) -> dict[str, Layer]:
 
 
 def execution_order(model: nn.Module, example_inputs: object | None) -> list[str]:
-    """Names of the prunable layers as they first run on the example, or as registered without one.
+    """Names of all prunable layers as they first run on the example, or as registered without one.
 
-    The model runs once in evaluation mode without gradients, and is left in the mode it was in.
+    A layer that does not run in evaluation, such as an auxiliary classifier, stands before the last one: the last is
+    always the layer that answers.  The model runs once in evaluation mode without gradients, and is left in the mode it
+    was in.
     """
     layers = prunable(model)
     if example_inputs is None:
@@ -45,11 +51,31 @@ def execution_order(model: nn.Module, example_inputs: object | None) -> list[str
         layer.register_forward_hook(lambda *_, name=name: order.setdefault(name)) for name, layer in layers.items()
     ]
     try:
-        run_example(model, example_inputs)
+        with _Uses({id(layer.weight): name for name, layer in layers.items()}, order):
+            run_example(model, example_inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return [*order, *(name for name in layers if name not in order)]
+    ran = list(order)
+    return [*ran[:-1], *(name for name in layers if name not in order), *ran[-1:]]
+
+
+class _Uses(TorchFunctionMode):
+    """Adds the layers to `order` whose weights an operator takes without a call of their module.
+
+    nn.MultiheadAttention does so with its last projection, and tied classifiers do.
+    """
+
+    def __init__(self, names: dict[int, str], order: dict[str, None]) -> None:
+        super().__init__()
+        self.names, self.order = names, order
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") != "__get__":  # a look at weight.dtype or weight.shape computes nothing
+            for tensor in tensors_in([args, kwargs or {}]):
+                if id(tensor) in self.names:
+                    self.order.setdefault(self.names[id(tensor)])
+        return func(*args, **(kwargs or {}))
 
 
 def run_example(model: nn.Module, example_inputs: object) -> object:
@@ -70,7 +96,10 @@ def as_arguments(example_inputs: object) -> tuple[object, ...]:
 
 
 def kept_by_default(model: nn.Module, order: list[str]) -> dict[str, str]:
-    """{layer: reason} of the two layers that stay dense unless `skip` says otherwise."""
+    """{layer: reason} of the two layers that stay dense unless `skip` says otherwise.
+
+    order: as `execution_order` gives it.
+    """
     layers = prunable(model)
     kept = {}
     first = next((name for name in order if isinstance(layers[name], nn.Conv2d)), None)
