@@ -17,11 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simulator.errors import InputError
 
 from .error_map_kernel import column_sums
+from .precision import as_autocast
 
 VECTOR = 16
 """Channels that a CPU kernel works on at once: as many numbers of 32 bits are in an AVX-512 register."""
@@ -67,7 +69,8 @@ def chosen_channels(error: Tensor, weight: Tensor, rule: ErrorMapPruning) -> Ten
     if rule.error:
         parts.append(rule.error * _absolute_sums(error))
     if rule.weight:
-        parts.append(rule.weight * len(error) * weight.abs().flatten(1).sum(1).double())
+        sizes = weight.abs().flatten(1)
+        parts.append(rule.weight * len(error) * sizes.sum(1, dtype=_wide(sizes.dtype)).double())
     importance, kept = sum(parts[1:], parts[0]), rule.channels(len(weight))
     if importance.device.type == "cpu":  # numpy starts ten times sooner, which shows at these sizes
         best = np.argsort(-importance.detach().numpy(), kind="stable")[:kept]
@@ -81,8 +84,13 @@ def _absolute_sums(error: Tensor) -> Tensor:
         return torch.from_numpy(column_sums(_rows(error).numpy()))
     sums = torch.zeros(error.shape[1], dtype=torch.float64, device=error.device)
     for part in error.split(max(1, CACHED * len(error) // max(1, error.numel()))):
-        sums += part.abs().sum((0, 2, 3)).double()
+        sums += part.abs().sum((0, 2, 3), dtype=_wide(part.dtype)).double()
     return sums
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """The type to add or round numbers of this type in: at least float32."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def prune_error_maps_(
@@ -112,11 +120,13 @@ def _forward(conv: nn.Conv2d, rule: ErrorMapPruning, name: str, log: list[tuple[
              inputs: Tensor) -> Tensor:
     if not conv.training or not torch.is_grad_enabled():
         return nn.Conv2d.forward(conv, inputs)
-    weight = conv.weight
+    weight, padding = conv.weight, conv.padding
     if rule.bits is not None:
         inputs, weight = _Rounded.apply(inputs, rule.bits), _Rounded.apply(weight, rule.bits)
-    out: Tensor = _PrunedBackward.apply(inputs, weight, conv.bias, conv.stride, conv.padding, conv.dilation, rule, name,
-                                        log)
+    if conv.padding_mode != "zeros":  # as nn.Conv2d does it: the edge is made first, and its gradient is the padding's
+        inputs, padding = F.pad(inputs, conv._reversed_padding_repeated_twice, conv.padding_mode), (0, 0)
+    out: Tensor = _PrunedBackward.apply(*as_autocast(inputs, weight, conv.bias), conv.stride, padding, conv.dilation,
+                                        rule, name, log)
     return out
 
 
@@ -128,7 +138,7 @@ class _PrunedBackward(torch.autograd.Function):
                 rule: ErrorMapPruning, name: str, log: list[tuple[str, Tensor]] | None) -> Tensor:
         ctx.save_for_backward(inputs, weight)
         ctx.how = stride, padding, dilation, rule, name, log, bias is not None
-        return nn.functional.conv2d(inputs, weight, bias, stride, padding, dilation)
+        return F.conv2d(inputs, weight, bias, stride, padding, dilation)
 
     @staticmethod
     def backward(ctx: Any, *errors: Tensor) -> Any:
@@ -191,7 +201,7 @@ def _products(error: Tensor, inputs: Tensor, weight: Tensor, stride: Any, paddin
     last = _channels_last(inputs)
     turned = weight.flip(2, 3).transpose(0, 1).contiguous(
         memory_format=torch.channels_last if last else torch.contiguous_format)
-    to_input = nn.functional.conv2d(error, turned, None, 1, around, dilation) if wanted[0] else None
+    to_input = F.conv2d(error, turned, None, 1, around, dilation) if wanted[0] else None
     if not wanted[1]:
         return to_input, None, bias
     if weight.shape[1] >= VECTOR and (last or weight.shape[0] < VECTOR):
@@ -219,9 +229,10 @@ def rounded(values: Tensor, bits: int, stochastic: bool = False) -> Tensor:
     The 8-bit scheme of Banner et al. (NeurIPS 2018) in its essentials: 8-bit weights, activations and errors, errors
     rounded stochastically; its range batch norm is left out.
     """
+    given, values = values.dtype, values.to(_wide(values.dtype))  # bfloat16 has no room for a fraction beside 7 bits
     largest = values.detach().abs().amax()
     levels = 2 ** (bits - 1) - 1
     scale = torch.where(largest > 0, largest / levels, torch.ones_like(largest))
     scaled = values / scale
     down = (scaled + torch.rand_like(scaled)).floor() if stochastic else scaled.round()
-    return down.clamp(-levels, levels) * scale
+    return (down.clamp(-levels, levels) * scale).to(given)

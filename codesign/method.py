@@ -65,6 +65,7 @@ class Context:
 
     example: one input of the network.  classes: how many labels there are.  loss(logits, y) -> float[], the mean over
     examples; losses(logits, y) -> float[b].
+    forward: float[b, ...] -> float32[b, classes] at the precision of training; None = the model itself, at its own.
     pruner: takes finished masks by `set_masks_`; where the configuration has a [prune] section it prunes by itself;
     None in ordinary dense training.
     """
@@ -78,15 +79,20 @@ class Context:
     losses: Callable[[Tensor, Tensor], Tensor]
     seed: int
     total_steps: int
+    forward: Callable[[Tensor], Tensor] | None = None
 
     @torch.no_grad()
-    def losses_of(self, x: Tensor, y: Tensor) -> Tensor:
-        """float[b]: each example's loss as the network evaluates it; batch norm learns nothing from it."""
+    def logits_of(self, x: Tensor) -> Tensor:
+        """float[b, classes]: the network in evaluation mode, without gradients; batch norm learns nothing from it."""
         self.model.eval()
         try:
-            return self.losses(self.model(x), y)
+            return self.model(x) if self.forward is None else self.forward(x)
         finally:
             self.model.train()
+
+    def losses_of(self, x: Tensor, y: Tensor) -> Tensor:
+        """float[b]: each example's loss by `logits_of`."""
+        return self.losses(self.logits_of(x), y)
 
 
 class Method:

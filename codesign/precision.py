@@ -1,8 +1,8 @@
 """How a training step is computed: number types, compilation and memory layout, none of which changes what it means.
 
-Weights stay float32 whatever the precision: products run in the smaller type where autocast says so, and float16
-gradients are scaled so that small ones survive.  It leaves out evaluation and export, which are float32 always.  Read
-step.py for the step itself.
+Weights stay float32 whatever the precision: products run in the smaller type where autocast says so, logits are float32
+again, and float16 gradients are scaled so that small ones survive.  It leaves out evaluation and export, which are
+float32 always.  Read step.py for the step itself.
 """
 
 from __future__ import annotations
@@ -46,8 +46,11 @@ class Precision:
         return torch.autocast(self.device.type, self.type, enabled=self.type is not None)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of a batch of images."""
-        return self._run(x.contiguous(memory_format=torch.channels_last) if self.channels_last else x)
+        """Logits of a batch of images, float32 whatever the products are: losses are told apart by less than bfloat16
+        holds."""
+        with self.autocast():
+            logits = self._run(x.contiguous(memory_format=torch.channels_last) if self.channels_last else x)
+        return logits if self.type is None else logits.float()
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss`, scaled where float16 needs it."""
@@ -74,3 +77,15 @@ class Precision:
         """Go on from `state_dict()`."""
         if self.scaler is not None:
             self.scaler.load_state_dict(dict(state))
+
+
+def as_autocast(*values: Tensor | None) -> tuple[Tensor | None, ...]:
+    """`values` in the type that autocast gives to the products of torch's own layers; as they are where it is off.
+
+    For products of one's own, which autocast does not know of.  The gradients come back in the types of `values`.
+    """
+    device = next(value.device.type for value in values if value is not None)
+    if not torch.is_autocast_enabled(device):
+        return values
+    kind = torch.get_autocast_dtype(device)
+    return tuple(None if value is None else value.to(kind) for value in values)

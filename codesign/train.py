@@ -13,7 +13,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -168,10 +168,11 @@ def _train(
         pruner = Pruner(model, settings, optimizer=optimizer, example_inputs=example, cost=cost, probe=seen)
     elif config.recipe is not None:
         pruner = Pruner.for_given_masks(model, optimizer, example)
-    method = _method(config, model, optimizer, pruner, example, len(data.classes), loss_function, total_steps)
     how = config.train
     precision = Precision(model, device, how.precision, how.compile, how.channels_last,
                           partial(team.wrap, device=device))
+    method = _method(config, model, optimizer, pruner, example, len(data.classes), loss_function, total_steps,
+                     precision.forward)
     ema = Ema(model, how.ema) if how.ema else None
     machines = [load_machine(name) for name in config.machines]
     numbers = torch.arange(len(images), device=device)
@@ -349,10 +350,12 @@ def _method(
     classes: int,
     loss_function: nn.CrossEntropyLoss,
     total_steps: int,
+    forward: Callable[[Tensor], Tensor],
 ) -> Method:
     """The method of the [recipe] section, or ordinary training."""
     losses = nn.CrossEntropyLoss(label_smoothing=loss_function.label_smoothing, reduction="none")
-    context = Context(model, optimizer, pruner, example, classes, loss_function, losses, config.seed, total_steps)
+    context = Context(model, optimizer, pruner, example, classes, loss_function, losses, config.seed, total_steps,
+                      forward)
     if config.recipe is None:
         return Method(context)
     from .recipes import recipe, settings_of

@@ -24,6 +24,7 @@ from simulator.workload import Conv2d
 from ..config import Section
 from ..layers import match
 from ..method import Batch, Context, Method
+from ..precision import as_autocast
 from ..step_macs import layer_macs
 from ..trace import record_calls
 
@@ -71,7 +72,7 @@ def _forward(conv: nn.Conv2d, patch: int, inputs: Tensor) -> Tensor:
     if not conv.training or not torch.is_grad_enabled():
         return nn.Conv2d.forward(conv, inputs)
     out: Tensor = _FilteredBackward.apply(  # type: ignore[no-untyped-call]
-        inputs, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, patch)
+        *as_autocast(inputs, conv.weight, conv.bias), conv, patch)
     return out
 
 
@@ -79,9 +80,8 @@ class _FilteredBackward(torch.autograd.Function):
     """A convolution that keeps only its inputs' patch sums for the way back."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any,
-                patch: int) -> Tensor:
-        out = F.conv2d(inputs, weight, bias, stride, padding, dilation)
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv2d, patch: int) -> Tensor:
+        out = conv._conv_forward(inputs, weight, bias)  # with its padding, of whatever mode; the way back has no edges
         # On the grid of the outputs, so that strided layers are as others; the identity where the sizes are the same.
         seen = F.adaptive_avg_pool2d(inputs, (out.shape[2], out.shape[3]))
         ctx.save_for_backward(_sums(seen, patch), weight)
@@ -101,7 +101,7 @@ class _FilteredBackward(torch.autograd.Function):
             coarse = torch.einsum("bnhw,nc->bchw", mean, weight.sum((2, 3)))
             fine = coarse.repeat_interleave(patch, 2).repeat_interleave(patch, 3)[:, :, :rows, :cols]
             to_input = F.interpolate(fine, shape[2:]) * (rows * cols / (shape[2] * shape[3]))
-        return to_input, to_weight.contiguous(), error.sum((0, 2, 3)) if has_bias else None, None, None, None, None
+        return to_input, to_weight.contiguous(), error.sum((0, 2, 3)) if has_bias else None, None, None
 
 
 def _sums(values: Tensor, patch: int) -> Tensor:

@@ -74,7 +74,7 @@ class Orepa(Method):
         return (part["scales"][:, :, None, None, None] * branches).sum(0)
 
     def _forward(self, name: str, layer: nn.Conv2d, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.kernel(name), layer.bias, layer.stride, layer.padding, layer.dilation)
+        return layer._conv_forward(x, self.kernel(name), layer.bias)
 
     def after_step(self, place: Place) -> None:
         """The branches move at the network's rate."""

@@ -1,14 +1,17 @@
 """What every recipe of the table promises: exact resume, an account of its work, settings that answer mistakes."""
 
 import functools
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from codesign import train
 from codesign.config import TrainConfig, check_config
+from codesign.export import load_exported
 from codesign.recipes import RECIPES, settings_of
 from models import mini
 from simulator.errors import InputError
@@ -25,6 +28,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "auto_sparse": {"start": -3.0},
     "data_pruning": {"by": "epsilon_greedy", "explore": 0.3},
     "drive": {"dense": 0.4, "until": 0.9, "batches": 2, "steps": 3},
+    "on_device": {"kept": 0.4, "bits": 8},
     "frac_train": {"window": 3, "flat": 1.0}, "kakurenbo": {"hide": 0.5, "sure": 0.1}, "lcs": {"batches": 3},
     "partition": {"parts": 2},
     "prunetrain": {"threshold": 0.12}, "soft_movement": {"block": "4x4", "score_lr": 1.0},
@@ -32,11 +36,11 @@ SETTINGS: dict[str, dict[str, object]] = {
 """Keys without a default, and those that make something happen within two epochs."""
 
 
-def config(name: str) -> TrainConfig:
+def config(name: str, limit: int = 200, **train: object) -> TrainConfig:
     return check_config({
-        "name": name, "data": {"limit": 200, "test_limit": 20, "batch_size": 30, "validation": 0.1},
+        "name": name, "data": {"limit": limit, "test_limit": 20, "batch_size": 30, "validation": 0.1},
         "model": MODELS.get(name, LENET),
-        "train": {"epochs": 2, "lr": 0.02, "checkpoint_every": 4},
+        "train": {"epochs": 2, "lr": 0.02, "checkpoint_every": 4, **train},
         "output": {"cost_per_epoch": False, "activations": "none"},
         "recipe": {"name": name, **SETTINGS.get(name, {})}})
 
@@ -59,6 +63,21 @@ def test_a_recipe_resumes_bit_for_bit_and_counts_its_work(
     part = train.run_training(None, tmp_path / "part", resume=True, device="cpu").table["training"]
     assert part["macs"] == whole["macs"]
     assert_same_run(tmp_path / "whole", tmp_path / "part")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_trains_in_bfloat16_and_leaves_float32_weights(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two epochs: some methods begin in the second.  Whatever a recipe computes itself has to take part."""
+    monkeypatch.setattr(train, "write_report", lambda path: None)
+    monkeypatch.setattr(mini, "read_bytes", READ)
+    train.run_training(config(name, 100, precision="bf16", lr=0.002), tmp_path / "run", device="cpu")
+    weights = load_exported(tmp_path / "run" / "model").model.state_dict()
+    assert all(value.isfinite().all() for value in weights.values())
+    assert {value.dtype for value in weights.values()} <= {torch.float32, torch.int64}
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 < row["train_loss"] < 8 for row in rows if row["event"] == "epoch"), "6 before training, 2.3 = ln 10"
 
 
 @pytest.mark.parametrize("name", RECIPES)
