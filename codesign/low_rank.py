@@ -13,6 +13,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from simulator.errors import InputError
+
 from .layers import Layer, prunable
 
 
@@ -35,13 +37,19 @@ def pays(weight: Tensor, rank: int) -> bool:
 
 
 def factorised(layer: Layer, rank: int) -> nn.Sequential:
-    """Two layers that compute what a layer with its weight at `rank` does; the second has the bias."""
+    """Two layers that compute what a layer with its weight at `rank` does; the second has the bias.
+
+    Raises InputError for a convolution in groups.
+    """
+    if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+        raise InputError(f"a convolution in {layer.groups} groups", where="low rank", expected="one group",
+                         fix="leave the layer as it is, as `factorise` does")
     left, right = low_rank(layer.weight, rank)
     first: Layer
     second: Layer
     if isinstance(layer, nn.Conv2d):
         first = nn.Conv2d(layer.in_channels, rank, layer.kernel_size, layer.stride, layer.padding,  # type: ignore[arg-type]
-                          layer.dilation, bias=False)  # type: ignore[arg-type]
+                          layer.dilation, bias=False, padding_mode=layer.padding_mode)  # type: ignore[arg-type]
         second = nn.Conv2d(rank, layer.out_channels, 1, bias=layer.bias is not None)
     else:
         first = nn.Linear(layer.in_features, rank, bias=False)
@@ -56,10 +64,13 @@ def factorised(layer: Layer, rank: int) -> nn.Sequential:
 
 
 def factorise(model: nn.Module, ranks: Mapping[str, int]) -> nn.Module:
-    """A copy of the network in which every named layer that gains by it is two; it can be traced and simulated."""
+    """A copy of the network in which every named layer that gains by it is two; it can be traced and simulated.
+
+    Convolutions in groups stay as they are.
+    """
     small = copy.deepcopy(model)
     for name, layer in prunable(small).items():
-        if name in ranks and pays(layer.weight, ranks[name]):
+        if name in ranks and getattr(layer, "groups", 1) == 1 and pays(layer.weight, ranks[name]):
             parent, _, last = name.rpartition(".")
             setattr(small.get_submodule(parent), last, factorised(layer, ranks[name]))
     return small
