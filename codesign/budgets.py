@@ -67,12 +67,16 @@ def global_densities(units: Mapping[str, tuple[Tensor, Tensor]], density: float)
     return {name: int(share.sum()) / len(share) for name, share in zip(units, shares, strict=True)}
 
 
-def erk_densities(shapes: Mapping[str, tuple[int, ...]], density: float) -> dict[str, float]:
+def erk_densities(
+    shapes: Mapping[str, tuple[int, ...]], density: float, largest: Mapping[str, float] | None = None
+) -> dict[str, float]:
     """Erdos-Renyi-Kernel: layer densities in proportion to (out + in + kh + kw) / (out in kh kw), `density` over all.
 
     shapes: layer -> shape of its weight.  A layer that would exceed 1 is dense and the rest share what is left (Evci et
-    al., ICML 2020, as in the authors' released code; without kernels it is Mocanu's Erdos-Renyi).
+    al., ICML 2020, as in the authors' released code; without kernels it is Mocanu's Erdos-Renyi).  largest: the most
+    that a layer can keep, where its structure sets it below 1.
     """
+    most = {name: 1.0 if largest is None else largest[name] for name in shapes}
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     raw = {name: sum(shape) / sizes[name] for name, shape in shapes.items()}
     dense: set[str] = set()
@@ -80,10 +84,11 @@ def erk_densities(shapes: Mapping[str, tuple[int, ...]], density: float) -> dict
     while True:
         rest = [name for name in shapes if name not in dense]
         if not rest:
-            return dict.fromkeys(shapes, 1.0)
-        scale = (budget - sum(sizes[name] for name in dense)) / sum(raw[name] * sizes[name] for name in rest)
-        over = {name for name in rest if scale * raw[name] > 1.0}
+            return most
+        spent = sum(most[name] * sizes[name] for name in dense)
+        scale = (budget - spent) / sum(raw[name] * sizes[name] for name in rest)
+        over = {name for name in rest if scale * raw[name] > most[name]}
         if not over:
-            return {name: 1.0 if name in dense else scale * raw[name] for name in shapes}
+            return {name: most[name] if name in dense else scale * raw[name] for name in shapes}
         # only the fullest is fixed at a time: fixing one lowers the share of the others
-        dense.add(max(over, key=lambda name: raw[name]))
+        dense.add(max(over, key=lambda name: raw[name] / most[name]))

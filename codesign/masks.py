@@ -69,6 +69,9 @@ def check_masks(masks: Mapping[str, Tensor], names: Iterable[str], parameter: Ca
         if name not in known:
             expected = "a layer or parameter of the model"
             errors.append(InputError(f"mask for {name!r}", where="masks", expected=expected, fix=nearest(name, known)))
+        elif not isinstance(mask, Tensor):
+            expected = "a torch.bool tensor"
+            errors.append(InputError(f"{type(mask).__name__} for {name!r}", where="masks", expected=expected))
         elif mask.dtype != torch.bool or mask.shape != parameter(name).shape:
             expected = f"torch.bool {list(parameter(name).shape)}"
             errors.append(InputError(f"{mask.dtype} {list(mask.shape)} for {name!r}", where="masks", expected=expected))

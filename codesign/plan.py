@@ -7,6 +7,7 @@ Read pruner.py next.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -128,6 +129,9 @@ def _wanted(
         if structure.largest_density(window) == 1.0 and structure.density_on(window) is not None:
             reasons[name] = f"{structure} removes nothing of 1x1 kernels"
             continue
+        if not structure.outer and (reason := _too_small(structure, tuple(layer.weight.shape))):
+            reasons[name] = reason
+            continue
         if any(part.library for part in (structure, structure.outer) if part is not None) and window not in (1, 9):
             raise InputError(f"structure {str(structure)!r} on kernels of {window} entries",
                              where=f"pruner config, layer {name!r}", expected="3x3 or 1x1 kernels",
@@ -156,13 +160,26 @@ def _wanted(
     return wanted, reasons
 
 
+def _too_small(structure: Structure, shape: tuple[int, ...]) -> str:
+    """Why a weight of this shape can lose nothing in this structure, or nothing to say."""
+    k, n = math.prod(shape[1:]), shape[0]
+    unit_k, unit_n = structure.unit_extent(k, n, window_of(shape))
+    rows, cols = -(-k // unit_k), -(-n // unit_n)
+    if structure.ranks_over_layer and rows * cols == 1:
+        return f"the whole layer is one unit of {structure}"
+    if structure.keep is not None and isinstance(structure.group[0], int) and rows <= structure.keep:
+        return f"{structure} keeps all of its {rows} {'weight' if rows == 1 else 'weights'} along k"
+    return ""
+
+
 def _share_by_shape_(wanted: dict[str, tuple[Structure, float]], layers: Mapping[str, Layer]) -> None:
     """Replace one sparsity for all by those of ERK with the same number of weights in total."""
     own = {name for name, (structure, _) in wanted.items() if structure.density_on(9) is None and structure != CHANNEL}
     for structure_sparsity in {wanted[name][1] for name in own}:
         same = [name for name in own if wanted[name][1] == structure_sparsity]
         shapes = {name: tuple(layers[name].weight.shape) for name in sorted(same)}
-        for name, density in erk_densities(shapes, density_of(structure_sparsity)).items():
+        largest = {name: wanted[name][0].largest_density(window_of(shape)) for name, shape in shapes.items()}
+        for name, density in erk_densities(shapes, density_of(structure_sparsity), largest).items():
             wanted[name] = (wanted[name][0], 1.0 - density)
 
 

@@ -8,6 +8,7 @@ structures.py, schedules.py and budgets.py for the parts, plan.py for what happe
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -96,9 +97,10 @@ class Pruner:
         self.installs = 0  # how often masks were replaced, by whomever: whoever counts work looks at it
         self.history: list[dict[str, Any]] = []
         self.choices: tuple[StructureChoice, ...] = ()
-        if optimizer is not None:
-            optimizer.register_step_pre_hook(self._before_optimizer_step)
-            optimizer.register_step_post_hook(self._after_optimizer_step)
+        if self._regrowth is not None and self._plan.groups:
+            raise InputError("regrow with channels that several layers share", where="Pruner",
+                             expected="a structure within one layer", fix="leave regrow out")
+        self._follow(optimizer)
 
     @classmethod
     def for_given_masks(cls, model: nn.Module, optimizer: torch.optim.Optimizer | None, example_inputs: Any) -> Pruner:
@@ -106,6 +108,20 @@ class Pruner:
         pruner = cls(model, {"sparsity": 0.0, "skip": ()}, optimizer, example_inputs, total_steps=1)
         pruner._frozen = True
         return pruner
+
+    def _follow(self, optimizer: torch.optim.Optimizer | None) -> None:
+        if optimizer is not None:
+            optimizer.register_step_pre_hook(self._before_optimizer_step)
+            optimizer.register_step_post_hook(self._after_optimizer_step)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Pruner:
+        """A pruner of the copied network beside the copied optimizer, which torch copies without its hooks."""
+        twin = object.__new__(type(self))
+        memo[id(self)] = twin
+        for name, value in vars(self).items():
+            setattr(twin, name, copy.deepcopy(value, memo))
+        twin._follow(twin.optimizer)
+        return twin
 
     # What a user sees
 
@@ -148,10 +164,10 @@ class Pruner:
         NaN scores, and for a criterion that needs gradients that are not there.
         """
         now = self._now(progress)
+        if self.optimizer is None:
+            self._look()
         self._steps += 1
         self._progress = now
-        if self.optimizer is None:
-            self._observe()
         if self.cost is not None:
             self._select_if_due(now)
         elif self._due(now):
@@ -181,6 +197,7 @@ class Pruner:
                 )
         elif self.cost is not None and not self._events_done and not self._frozen:
             self._select(1.0)
+        self._frozen = True
         self.apply_masks_()
         return self.realised()
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from types import FunctionType
 from typing import Any
 
 from simulator.errors import InputError, nearest
-from simulator.structure import Structure, of_one_layer, parse
+from simulator.structure import CHANNEL, Structure, of_one_layer, parse
 
 from .budgets import check_sparsity
 from .criteria import Criterion, parse_criterion
@@ -61,7 +62,8 @@ class PrunerConfig:
             try:
                 check()
             except InputError as error:
-                errors.append(error)
+                if str(error) not in map(str, errors):  # two checks may stumble over the same word
+                    errors.append(error)
         if errors:
             raise InputError.collect(errors)
 
@@ -93,7 +95,7 @@ class PrunerConfig:
         return tuple(sorted(self.select_at)) if isinstance(self.select_at, tuple) else (self.select_at,)
 
     def describe(self) -> dict[str, Any]:
-        """The settings as JSON-able data, to compare with those of a checkpoint; objects by their repr."""
+        """The settings as JSON-able data, to compare with those of a checkpoint; functions by name, objects by repr."""
         return {key: _plain(value) for key, value in asdict(self).items()}
 
     def _check_structure(self) -> None:
@@ -107,14 +109,28 @@ class PrunerConfig:
         parse_schedule(self.schedule)
         if self.criterion is not None:
             parse_criterion(self.criterion)
+        named = self.structure.values() if isinstance(self.structure, Mapping) else [self.structure]
+        self._check_scope([parse(text) for text in named])
         if self.regrow is not None:
             parse_regrowth(self.regrow)
-            named = self.structure.values() if isinstance(self.structure, Mapping) else [self.structure]
             fixed = [str(text) for text in named if parse(text).density_on(9) is not None or parse(text).outer]
             if fixed:
                 raise InputError(f"regrow with structure {fixed[0]!r}", where="pruner config",
                                  expected="structures whose density the schedule sets",
                                  fix='for n:m, the recipe "sr_ste" lets weights come back')
+
+    def _check_scope(self, structures: list[Structure]) -> None:
+        """A scope that a structure could not follow is refused: it would be another one, without a word."""
+        free = [structure for structure in structures if structure.density_on(9) is None]
+        if self.scope == "global" and (counted := [item for item in free if not item.ranks_over_layer]):
+            raise InputError(f"scope 'global' with structure {str(counted[0])!r}", where="pruner config",
+                             expected="structures whose units compete over the whole layer: unstructured, block, "
+                             "channel, filter, kernel; or n:m, which fixes its own density",
+                             fix='scope = "local" or "erk"')
+        if self.scope == "erk" and CHANNEL in free:
+            raise InputError("scope 'erk' with structure 'channel'", where="pruner config",
+                             expected="structures within one layer: several layers read the same channels",
+                             fix='scope = "local" or "global"')
 
     def _check_sparsity(self) -> None:
         where = "pruner config"
@@ -162,4 +178,6 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
+    if isinstance(value, FunctionType):  # its repr has an address, which the next process does not
+        return f"{value.__module__}.{value.__qualname__}"
     return value if value is None or isinstance(value, str | int | float | bool) else repr(value)

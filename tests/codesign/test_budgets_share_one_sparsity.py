@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codesign.budgets import check_sparsity, density_of, global_densities
+from codesign.budgets import check_sparsity, density_of, erk_densities, global_densities
 from simulator.errors import InputError
 from simulator.structure import units_kept
 
@@ -23,6 +23,15 @@ def test_density_is_decimal() -> None:
 def test_the_higher_scores_win_whichever_layer_they_are_in() -> None:
     densities = global_densities({"a": units(5.0, 4.0, 3.0, 0.1), "b": units(1.0, 0.2, 0.3, 0.4)}, 0.5)
     assert densities == {"a": 0.75, "b": 0.25}
+
+
+def test_erk_gives_no_layer_more_than_its_structure_can_keep() -> None:
+    shapes = {"small": (16, 16, 3, 3), "large": (64, 64, 3, 3)}
+    sizes = {"small": 16 * 16 * 9, "large": 64 * 64 * 9}
+    free, capped = (erk_densities(shapes, 0.3, most) for most in (None, dict.fromkeys(shapes, 4 / 9)))
+    assert free["small"] > 4 / 9 and capped["small"] == 4 / 9 and free["large"] < capped["large"] < 4 / 9
+    for densities in (free, capped):
+        assert sum(densities[name] * sizes[name] for name in shapes) == pytest.approx(0.3 * sum(sizes.values()))
 
 
 def test_no_layer_is_cut_through() -> None:

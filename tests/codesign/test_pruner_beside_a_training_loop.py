@@ -1,5 +1,6 @@
 """The pruner as a user meets it: the example of the README, loops of their own, and one call without training."""
 
+import copy
 import warnings
 
 import pytest
@@ -123,6 +124,57 @@ def test_finetuning_after_finalize_keeps_the_zeros() -> None:
     pruner.finalize()
     run(pruner, model, optimizer, 3)
     assert torch.equal(model[5].weight != 0, pruner.masks["5"])
+
+
+def test_finalize_is_the_end_of_a_schedule_that_goes_back_to_dense() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    pruner = Pruner(model, {"sparsity": 0.75, "schedule": "alternate", "total_steps": 20}, optimizer)
+    run(pruner, model, optimizer, 9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pruner.finalize()
+    run(pruner, model, optimizer, 9)
+    assert pruner.realised()["5"] == 0.75 and not model[5].weight[~pruner.masks["5"]].any()
+
+
+def test_a_copy_of_model_optimizer_and_pruner_prunes_for_itself() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    pruner = Pruner(model, {"sparsity": 0.75, "schedule": "agp", "criterion": "taylor", "total_steps": 6}, optimizer)
+    run(pruner, model, optimizer, 2)
+    twin_model, twin_optimizer, twin = copy.deepcopy((model, optimizer, pruner))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    run(twin, twin_model, twin_optimizer, 4)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    run(pruner, model, optimizer, 4)
+    assert twin.realised() == pruner.realised() and twin.sparsity > 0.5
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(twin_model.state_dict()[name], value, rtol=0.0, atol=0.0)
+    assert not twin_model[5].weight[~twin.masks["5"]].any()
+
+
+def test_weights_come_back_without_an_optimizer_to_listen_to() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    pruner = Pruner(model, {"sparsity": 0.5, "schedule": "constant", "regrow": {"name": "rigl", "every": 2}},
+                    total_steps=20)
+    for _ in range(6):
+        F.cross_entropy(model(batch()[0]), batch()[1]).backward()
+        optimizer.step()
+        pruner.step()
+        optimizer.zero_grad()
+    regrown = [entry["regrown"] for entry in pruner.history if entry["event"] == "regrow"]
+    assert len(regrown) == 3 and min(regrown) > 0 and pruner.realised()["5"] == 0.5
+
+
+def half_way(progress: float) -> float:
+    return min(1.0, 2.0 * progress)
+
+
+def test_a_schedule_of_ones_own_is_known_again_by_its_name() -> None:
+    described = Pruner(net(), {"sparsity": 0.5, "schedule": half_way}).config.describe()["schedule"]
+    assert described.endswith("test_pruner_beside_a_training_loop.half_way")  # no address of this process
 
 
 def test_a_nan_under_a_mask_does_not_survive() -> None:

@@ -34,6 +34,11 @@ def net() -> nn.Sequential:
         ({"scope": {"fc*": 0.5}}, r"scope: pattern 'fc\*' matches no layer"),
         ({"scope": {"4": 2}}, r"scope\['4'\]: sparsity 2"),
         ({"structure": "2:4", "skip": ["*"]}, r"no layer to prune: 0 \(skip '\*'\)"),
+        ({"structure": "ck", "sparsity": 0.5, "scope": "global"}, "scope 'global' with structure 'ck'"),
+        ({"structure": {"2": "kernel + pattern 4"}, "sparsity": 0.7, "scope": "global"}, "compete over"),
+        ({"structure": "channel", "sparsity": 0.5, "scope": "erk"}, "scope 'erk' with structure 'channel'"),
+        ({"structure": "bank 8 + 2:4", "sparsity": 0.7}, "'2:4' inside 'bank 8'.*lie within units of 'bank 8'"),
+        ({"structure": "block 64x64", "sparsity": 0.5}, r"no layer to prune: .*2 \(the whole layer is one unit"),
         ("2:4", "expected a dictionary or a PrunerConfig"),
     ],
 )
@@ -46,6 +51,30 @@ def test_all_mistakes_come_at_once() -> None:
     with pytest.raises(InputError) as caught:
         PrunerConfig.from_dict({"structure": "2;4", "schedule": "agb", "sparsity": -1, "total_steps": -3})
     assert "4 mistakes" in str(caught.value)
+
+
+def test_the_same_mistake_is_told_once() -> None:
+    with pytest.raises(InputError) as caught:
+        PrunerConfig.from_dict({"structure": "2;4", "sparsity": 0.5})
+    assert "mistakes" not in str(caught.value) and str(caught.value).count("2;4") == 1
+
+
+def test_channels_that_layers_share_do_not_regrow() -> None:
+    config = {"structure": "channel", "sparsity": 0.5, "regrow": "rigl"}
+    with pytest.raises(InputError, match="regrow with channels that several layers share"):
+        Pruner(net(), config, example_inputs=torch.zeros(1, 1, 6, 6))
+
+
+def test_a_group_that_is_kept_whole_is_not_called_pruned() -> None:
+    rows = {row.layer: row for row in Pruner(nn.Sequential(nn.Linear(2, 8), nn.Linear(8, 8), nn.Linear(8, 2)),
+                                             {"structure": "2:4", "skip": []}).plan()}
+    assert rows["0"].reason == "2:4 keeps all of its 2 weights along k" and rows["0"].sparsity == 0.0
+    assert rows["1"].sparsity == rows["2"].sparsity == 0.5
+
+
+def test_a_mask_that_is_no_tensor_is_refused() -> None:
+    with pytest.raises(InputError, match="str for '2'; expected a torch"):
+        Pruner(net(), {"sparsity": 0.5}).set_masks_({"2": "dense"})  # type: ignore[dict-item]
 
 
 def test_an_empty_skip_prunes_the_first_convolution_and_the_classifier_too() -> None:
