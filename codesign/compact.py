@@ -111,7 +111,7 @@ def _round_(
     def live(name: str, weight: Tensor) -> Tensor:
         return masks.get(name, torch.ones_like(weight, dtype=torch.bool))
 
-    groups, refused = groups_of(model, example_inputs, graph)
+    groups, refused = groups_of(model, example_inputs)
     kept |= refused
     constants = constant_inputs(graph, example_inputs, live)
     bearers = _bias_bearers(graph, modules)

@@ -1,22 +1,20 @@
 """Who is removed together: channels between convolutions, hidden units of a perceptron, heads of an attention.
 
 Each group lists, for every one of its members, the outputs that make it and the inputs that read it, as indices into
-the layers' weights.  Channels come from coupling.py; where a network cannot be followed there (tokens, layer norms),
-pairs of linear layers with nothing but an activation between them still are, and attention modules that spell out
-their heads.  It leaves out which members go; read compact.py for that.
+the layers' weights.  Channels and hidden units come from coupling.py, heads from attention modules that spell them out.
+It leaves out which members go; read compact.py for that.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from simulator.errors import InputError
 
-from .coupling import SAME_CHANNELS, SAME_CHANNELS_FUNCTIONS, ChannelGroup, Span, channel_groups
+from .coupling import ChannelGroup, Span, couple, some
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,20 +35,19 @@ class Group:
         return f"heads of {self.attention}" if self.attention else " + ".join(name for name, _ in self.made_by)
 
 
-def groups_of(
-    model: nn.Module, example_inputs: object, graph: fx.GraphModule
-) -> tuple[tuple[Group, ...], dict[str, str]]:
-    """(the groups of `model`, {name: why its channels stay} for what cannot be taken apart).
-
-    graph: as coupling.trace_graph gives it.
-    """
+def groups_of(model: nn.Module, example_inputs: object) -> tuple[tuple[Group, ...], dict[str, str]]:
+    """(the groups of `model`, {name: why its channels stay} for what cannot be taken apart)."""
     refused: dict[str, str] = {}
     modules = dict(model.named_modules())
+    found: tuple[ChannelGroup, ...] = ()
     try:
-        found = channel_groups(model, example_inputs, resizable=True)
+        coupling = couple(model, example_inputs, resizable=True, tokens=True)
     except InputError as error:
-        refused["channels"] = f"{error.what}; hidden units between two linear layers and heads are looked at"
-        found = _pairs(graph, modules)
+        refused["channels"] = error.what
+    else:
+        found = coupling.groups
+        if coupling.obstacles:
+            refused["channels"] = f"what reaches one of these stays: {some(coupling.obstacles)}"
     shared = _shared(model)
     groups = []
     for group in (*(_of_channels(group) for group in found), *_heads(modules)):
@@ -75,31 +72,6 @@ def _of_channels(group: ChannelGroup) -> Group:
 
     return Group(group.width, tuple(map(place, group.producers)), tuple(map(place, group.consumers)),
                  tuple(map(place, group.norms)))
-
-
-def _pairs(graph: fx.GraphModule, modules: dict[str, nn.Module]) -> tuple[ChannelGroup, ...]:
-    """Linear, activation, Linear, and nobody else who looks in between."""
-    linear = [node for node in graph.graph.nodes if _linear(node, modules)]
-    runs = Counter(str(node.target) for node in linear)
-    found = []
-    for node in linear:
-        after = node
-        while len(after.users) == 1:
-            after = next(iter(after.users))
-            if _linear(after, modules):
-                if runs[str(node.target)] == runs[str(after.target)] == 1:
-                    width = modules[str(node.target)].out_features
-                    assert isinstance(width, int)
-                    found.append(ChannelGroup(width, (Span(str(node.target)),), (Span(str(after.target)),)))
-                break
-            same = isinstance(modules.get(str(after.target)), SAME_CHANNELS) and after.op == "call_module"
-            if not same and after.target not in SAME_CHANNELS_FUNCTIONS:
-                break
-    return tuple(found)
-
-
-def _linear(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    return node.op == "call_module" and isinstance(modules.get(str(node.target)), nn.Linear)
 
 
 def _heads(modules: dict[str, nn.Module]) -> list[Group]:

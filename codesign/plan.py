@@ -17,7 +17,7 @@ from simulator.errors import InputError
 from simulator.structure import CHANNEL, DENSE, Structure, parse
 
 from .budgets import density_of, erk_densities
-from .coupling import ChannelGroup, channel_groups
+from .coupling import ChannelGroup, couple
 from .layers import Layer, execution_order, kept_by_default, match, prunable
 from .settings import PrunerConfig
 from .structures import window_of
@@ -195,7 +195,8 @@ def _coupled(
     if example_inputs is None or not asking:
         return ()
     found = []
-    for group in channel_groups(model, example_inputs):
+    coupling = couple(model, example_inputs, tokens=True)
+    for group in coupling.groups:
         readers = {span.layer for span in group.consumers}
         if not readers & asking:
             continue
@@ -220,7 +221,8 @@ def _coupled(
     for name in asking:
         del wanted[name]
         if name not in reading:
-            reasons.setdefault(name, "its input channels cannot be removed")
+            why = coupling.stays.get(name)
+            reasons.setdefault(name, "its input channels cannot be removed" + (f": {why}" if why else ""))
     return tuple(found)
 
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from codesign import Pruner
 from codesign.compact import compact
 from codesign.compact_constants import constant_inputs
-from codesign.coupling import SAME_CHANNELS, SAME_CHANNELS_FUNCTIONS, trace_graph
+from codesign.coupling import trace_graph
+from codesign.coupling_rules import SAME_CHANNELS, SAME_CHANNELS_FUNCTIONS
 from codesign.export import Architecture, export, load_exported
 from models import build
 from simulator.errors import InputError
