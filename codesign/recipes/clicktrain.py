@@ -31,6 +31,7 @@ from .compression import compression
 
 EPSILON = 1e-8
 """Under each square root of the group lasso, as in the authors' released code."""
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 SHORTCUTS = ("*downsample*", "*shortcut*")
 
 
@@ -39,8 +40,9 @@ class Settings(Section):
     become hard; the paper's are a few epochs after the first and about ten after the last drop of the learning rate.
 
     library: 4, 8 or 12 patterns.  generated: make the library from all 126 by what this network's kernels would choose,
-    instead of the released constants.  kernels: share of kernels removed, one for all or {layer pattern: share}.
-    one_by_one: the share in 1x1 convolutions, which have no patterns; None leaves them dense.  group_lasso: the paper's
+    instead of the released constants.  kernels: share of kernels removed, one for all 3x3 layers or a table
+    {layer pattern: share}, which may name 1x1 layers too.  one_by_one: the share in 1x1 convolutions that no table
+    names; they have no patterns, and None leaves them dense.  group_lasso: the paper's
     lambda.  mixup: alpha of the Beta from which examples are mixed once masks are hard; 0 = none.  skip: patterns of
     layers left dense besides the first convolution, linear layers and shortcuts.
     """
@@ -49,8 +51,8 @@ class Settings(Section):
     harden: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.75
     library: Annotated[int, Field(ge=1, le=126)] = 4
     generated: bool = False
-    kernels: Annotated[float, Field(ge=0.0, lt=1.0)] | dict[str, float] = 0.5
-    one_by_one: Annotated[float | None, Field(ge=0.0, lt=1.0)] = None
+    kernels: Share | dict[str, Share] = 0.5
+    one_by_one: Share | None = None
     group_lasso: Annotated[float, Field(ge=0.0)] = 2.5e-4
     mixup: Annotated[float, Field(ge=0.0)] = 0.3
     skip: Annotated[tuple[str, ...], Field(strict=False)] = ()
@@ -118,7 +120,7 @@ class ClickTrain(Method):
 
     @staticmethod
     def _epoch(progress: float, place: Place) -> int:
-        return min(place.epochs - 1, max(0, math.ceil(progress * place.epochs)))
+        return min(place.epochs - 1, max(0, math.ceil(progress * place.epochs - 1e-9)))  # 0.55 of 100 is 55
 
     # The selection
 
@@ -195,21 +197,24 @@ def _shares(model: nn.Module, settings: Settings) -> dict[str, float]:
     layers = {name: layer for name, layer in prunable(model).items() if isinstance(layer, nn.Conv2d)}
     skipped = {*kept_by_default(model, list(prunable(model))), *match(settings.skip, layers, "recipe, skip")}
     skipped |= {name for name in layers if any(fnmatchcase(name, shortcut) for shortcut in SHORTCUTS)}
-    named = match(settings.kernels, layers, "recipe, kernels") if isinstance(settings.kernels, dict) else {}
+    table = settings.kernels if isinstance(settings.kernels, dict) else {}
+    named = {name: table[pattern] for name, pattern in match(table, layers, "recipe, kernels").items()}
     shares = {}
     for name, layer in layers.items():
         window = layer.weight.shape[2:].numel()
-        if name in skipped or (window == 1 and settings.one_by_one is None):
+        share = settings.one_by_one if window == 1 else 0.0 if table else settings.kernels
+        share = named.get(name, share)
+        if name in skipped or share is None:
             continue
         if window not in (1, patterns.WINDOW):
             raise InputError(f"layer {name!r} has kernels of {window} entries", where="recipe clicktrain",
                              expected="3x3 or 1x1 kernels", fix=f'skip = ["{name}"]')
-        if window == 1:
-            shares[name] = float(settings.one_by_one or 0.0)
-        elif isinstance(settings.kernels, dict):
-            shares[name] = settings.kernels[named[name]] if name in named else 0.0
-        else:
-            shares[name] = settings.kernels
+        assert isinstance(share, float)  # the table as a whole is asked for only where it is none
+        shares[name] = share
+    idle = [pattern for pattern in table if not any(fnmatchcase(name, pattern) for name in shares)]
+    if idle:
+        raise InputError(f"pattern {idle[0]!r} names only layers that stay dense", where="recipe, kernels",
+                         expected="convolutions beside the first one and the shortcuts")
     if not shares:
         raise InputError("no convolution to prune", where="recipe clicktrain", expected="3x3 convolutions")
     return shares

@@ -16,6 +16,7 @@ from codesign.pruner import Pruner
 from codesign.recipes import recipe, settings_of
 from codesign.recipes.compression import Counted, ratio
 from codesign.train import run_training
+from models.nets import build
 from simulator import patterns
 from simulator.errors import InputError
 from simulator.structure import conforms, parse
@@ -83,6 +84,48 @@ def test_the_ratios_of_resnet50_count_1x1_kernels_and_no_shortcut(stem: int, rem
     assert round(ratio(layers), 2) == noted
 
 
+def vgg11_table() -> tuple[nn.Module, dict[str, float], float]:
+    model = build(name="vgg11", num_classes=10)
+    names = [name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)][1:]
+    return model, {name: share / 100 for name, share in zip(names, [35, 45, 65, 75, 80, 80, 85], strict=True)}, 10.3
+
+
+def resnet50_table() -> tuple[nn.Module, dict[str, float], float]:
+    """The shares by bottleneck, for its 1x1 convolutions as for its 3x3."""
+    shares = {1: [25] * 3, 2: [25] * 3 + [35], 3: [35] * 2 + [45] * 4, 4: [55] * 3}
+    return build(name="resnet50", num_classes=10), {
+        f"layer{stage}.{block}.conv?": share / 100 for stage, row in shares.items() for block, share in enumerate(row)
+    }, 2.82
+
+
+@pytest.mark.parametrize("network", [vgg11_table, resnet50_table])
+def test_the_recipe_reaches_the_authors_ratios_from_a_table_of_its_layers(network: Callable[[], object]) -> None:
+    torch.manual_seed(0)
+    model, table, noted = network()
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    example, optimizer = torch.zeros(1, 3, 32, 32), torch.optim.SGD(model.parameters(), 0.1)
+    context = Context(model, optimizer, Pruner.for_given_masks(model, optimizer, example), example, 10, F.cross_entropy,
+                      nn.CrossEntropyLoss(reduction="none"), 0, 40)
+    method = recipe("clicktrain").make(settings_of({"name": "clicktrain", "kernels": table}), context)
+    method.after_backward(Place(2, 4, 0, 10))
+    assert method.summary()["compression"] == pytest.approx(noted, abs=0.051)
+
+
+@pytest.mark.parametrize(("kernels", "said"), [
+    ({"2": 1.5}, "less than 1"), ({"2": -0.5}, "greater than or equal to 0"), ({"0": 0.5}, "only layers that stay"),
+    ({"conv9": 0.5}, "matches no layer")])
+def test_a_table_that_makes_no_sense_is_answered(kernels: dict[str, float], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        made(kernels=kernels)
+
+
+@pytest.mark.parametrize(("progress", "epochs", "first"), [
+    (0.55, 100, 55), (0.07, 100, 7), (0.14, 50, 7), (0.56, 25, 14), (0.33, 12, 4), (0.67, 12, 9)])
+def test_a_phase_begins_with_the_epoch_that_its_share_names(progress: float, epochs: int, first: int) -> None:
+    assert type(made()[2])._epoch(progress, Place(0, epochs, 0, 10)) == first
+
+
 def made(**keys: object) -> tuple[nn.Module, Pruner, object, torch.optim.Optimizer]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.ReLU(), nn.Conv2d(5, 6, 1),
@@ -134,6 +177,7 @@ def test_a_generated_library_holds_what_most_kernels_of_all_layers_would_choose(
 def test_only_selected_layers_take_part_and_1x1_ones_when_asked() -> None:
     assert set(made()[2].layers) == {"2"}  # the stem, 1x1 convolutions and linear layers stay
     assert set(made(one_by_one=0.5)[2].layers) == {"2", "4"}
+    assert set(made(kernels={"4": 0.5, "2": 0.2})[2].layers) == {"2", "4"}
     _, _, method = selected(one_by_one=0.5)
     assert int(method.masks["4"].sum()) == 15
 
