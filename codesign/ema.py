@@ -2,7 +2,9 @@
 
 After every optimizer step average = d * average + (1 - d) * weights, with d = min(decay, (1 + t) / (10 + t)) at step
 t, so that the first averages are not mostly the start.  Batch norm statistics are averaged alike, counters copied.
-Pruned weights are zero in the average too.  Read train.py for where it is used.
+Pruned weights are zero in the average too.  It starts again where a method replaces the weights, and before the last
+epoch ends it takes their place, so that what a method makes of the network in the end it makes of the average.  Left
+out: what a method trains beside the network.  Read train.py for where it is used.
 
 Source: Polyak and Juditsky, SIAM J. Control Optim. 30(4), 1992; the rise of d is TensorFlow's
 tf.train.ExponentialMovingAverage(num_updates=...).
@@ -36,6 +38,13 @@ class Ema:
                 mean.lerp_(value, 1.0 - decay)
             else:
                 mean.copy_(value)
+
+    @torch.no_grad()
+    def restart_(self) -> None:
+        """The average is the present weights, as before the first step."""
+        self.updates = 0
+        for name, value in self.model.state_dict().items():
+            self.average[name].copy_(value)
 
     @torch.no_grad()
     def mask_(self, masks: Mapping[str, Tensor]) -> None:

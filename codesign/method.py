@@ -98,10 +98,12 @@ class Context:
 class Method:
     """Ordinary training.  A recipe overrides what it changes; every default is what a plain loop does.
 
-    numbered: whether `Place.examples` is wanted.
+    numbered: whether `Place.examples` is wanted.  rewrites: how often the network's weights became others at once, so
+    that those from before say nothing about it; whoever averages weights looks at it.
     """
 
     numbered = False
+    rewrites = 0
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -130,7 +132,10 @@ class Method:
         """The optimizer has moved, masks are applied, gradients are still there."""
 
     def end_epoch(self, place: Place) -> None:
-        """The last batch of an epoch is done; place is that batch's."""
+        """The last batch of an epoch is done; place is that batch's.
+
+        At the end of training the network has the averaged weights, if there are any: what is to be exported.
+        """
 
     def macs(self, per_image: int, images: int, batch: Batch | None) -> int:
         """Multiply-accumulates that this step took.

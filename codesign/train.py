@@ -213,6 +213,7 @@ def _train(
             model, example, _masks(pruner), structures_of(pruner), activations, provenance=provenance
         ), activations
 
+    rewrites = method.rewrites
     for epoch in range(at.epoch, config.train.epochs):
         epoch_started = time.perf_counter()
         per_image, installs = training_macs(calls, model, _masks(pruner)), 0 if pruner is None else pruner.installs
@@ -251,7 +252,11 @@ def _train(
             if progress is not None:
                 progress.batch(epoch + 1, config.train.epochs, at.batch, batch_count, at.loss_sum / max(1, at.seen))
             if ema is not None and last:
-                ema.update()
+                if method.rewrites == rewrites:
+                    ema.update()
+                else:
+                    ema.restart_()
+                rewrites = method.rewrites
                 ema.mask_(_all_masks(pruner))
             if at.batch < batch_count and last and (step + 1) % how.checkpoint_every == 0:
                 checkpoint()
@@ -263,12 +268,18 @@ def _train(
             "train_loss": at.loss_sum / max(1, at.seen),
             "train_accuracy": 100.0 * at.correct / max(1, at.seen),
         }
+        ended = epoch + 1 == config.train.epochs
+        if ema is not None and ended:
+            ema.put_in_()  # what is made of the network at the end, such as one kernel of two, is made of the average
         method.end_epoch(Place(epoch, config.train.epochs, batch_count - 1, batch_count))
         row |= method.row()
-        if pruner is not None and epoch + 1 == config.train.epochs:
+        if pruner is not None and ended:
             pruner.finalize()
-            if ema is not None:
-                ema.mask_(_all_masks(pruner))
+        if ema is not None:
+            if ended or method.rewrites != rewrites:
+                ema.restart_()
+            rewrites = method.rewrites
+            ema.mask_(_all_masks(pruner))
         with contextlib.nullcontext() if ema is None else ema.in_place():
             found = evaluate(split.validation_images, split.validation_labels)
         row["validation_accuracy"], row["validation_loss"] = found
@@ -282,7 +293,7 @@ def _train(
 
     # The end: export, score, and only now the test images.
     if ema is not None:
-        ema.put_in_()
+        ema.put_in_()  # there already, unless training was resumed and a method has put back weights of its own
     if not team.leads:
         team.wait()
         return TrainResult(run.path, {})

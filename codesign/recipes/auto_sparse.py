@@ -39,7 +39,10 @@ class Settings(Section):
 
 
 class AutoSparse(Method):
-    """behind: the weights that are trained; between steps the network has them thresholded.  s: float[layers]."""
+    """behind: the weights that are trained; between steps the network has them thresholded.  s: float[layers].
+
+    kept: bool of each weight, where it is above its threshold.
+    """
 
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(context)
@@ -47,6 +50,7 @@ class AutoSparse(Method):
         self.layers = chosen_layers(context, settings.skip)
         self.s = torch.full((len(self.layers),), settings.start, dtype=torch.float64)
         self.behind: dict[str, Tensor] = {}
+        self.kept: dict[str, Tensor] = {}
         self.work = layer_macs(context.model, context.example)
         self._threshold_()
 
@@ -78,8 +82,7 @@ class AutoSparse(Method):
     def end_epoch(self, place: Place) -> None:
         """At the end of training what is zero stays zero, and the masks are the pruner's."""
         if place.epoch + 1 == place.epochs:
-            masks = {name: layer.weight.detach() != 0 for name, layer in self.layers.items()}
-            install_(self.context, masks, "unstructured")
+            install_(self.context, self.kept, "unstructured")
 
     def macs(self, per_image: int, images: int, batch: Batch | None) -> int:
         """Weights that are zero are left out forward and in the gradient of the input, not in their own gradient."""
@@ -109,6 +112,7 @@ class AutoSparse(Method):
         for layer_s, (name, layer) in zip(torch.sigmoid(self.s), self.layers.items(), strict=True):
             self.behind[name] = layer.weight.clone()
             size = (layer.weight.abs() - float(layer_s)).clamp_min(0.0)
+            self.kept[name] = size > 0
             layer.weight.copy_(torch.where(size > 0, layer.weight.sign() * size, 0.0))  # no -0.0, which is another bit
 
 

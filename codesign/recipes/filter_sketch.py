@@ -52,6 +52,7 @@ class FilterSketch(Method):
         """The sketch, once."""
         if not self.done and place.epoch + 1 >= max(1, math.ceil(self.settings.at * place.epochs - 1e-9)):
             self._sketch()
+            self.rewrites += 1
             self.done = True
 
     @torch.no_grad()

@@ -160,6 +160,7 @@ class LotteryTicket(Method):
                   else layer.weight.abs() for name, layer in self.layers.items()}
         masks = self._masks(scores, len(self.pruned) + 1)
         self.context.model.load_state_dict(self.early)
+        self.rewrites += 1
         self.context.optimizer.state.clear()  # momentum belongs to the weights that are gone
         self.pruner.set_masks_(masks, [
             StructureChoice(name, str(self.plan[name][0]), float(mask.float().mean()), 0.0, 0.0)

@@ -91,6 +91,7 @@ class Polarised(Method):
         """When it is time, open gates become channels and closed ones are gone."""
         if not self.done and place.progress >= self.settings.at:
             self._decide()
+            self.rewrites += 1
         return Batch(x, y)
 
     def penalty(self, place: Place) -> Tensor | None:

@@ -77,6 +77,7 @@ class Reconstruction(Method):
         """The reconstruction, once, in the order in which the layers run."""
         if self._due:
             self._reconstruct()
+            self.rewrites += 1
 
     @torch.no_grad()
     def _reconstruct(self) -> None:

@@ -68,6 +68,7 @@ class Rifle(Method):
         if cycle != self.cycle:
             self.cycle = cycle
             self._start_head_()
+            self.rewrites += 1
         return Batch(x, y)
 
     @torch.no_grad()

@@ -92,6 +92,7 @@ class Sbf(Method):
         """When it is time, the channels of lowest score go."""
         if not self.done and place.progress >= self.settings.at:
             self._remove()
+            self.rewrites += 1
         return Batch(x, y)
 
     def penalty(self, place: Place) -> Tensor | None:

@@ -72,6 +72,7 @@ class Tost(Method):
                 for name, mask in pruner.masks.items():
                     layers[name].weight.div_(mask.float().mean().clamp_min(1e-12).sqrt())
             self.rescaled = True
+            self.rewrites += 1
         return Batch(x, y)
 
     def end_epoch(self, place: Place) -> None:
