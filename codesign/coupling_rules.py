@@ -291,7 +291,7 @@ def _flattened(node: fx.Node, source: Followed) -> Followed:
         return source._replace(axis=len(after) - 1)
     if axis == 1 and len(after) == 2 and before[0] == after[0] and after[1] == math.prod(before[1:]):
         return source._replace(repeat=source.repeat * math.prod(before[2:]))
-    raise _NoRule(f"no rule for a reshape from {list(before)} to {list(after)} at {node.name!r}")
+    raise _NoRule(f"no rule for a reshape from {list(before)} to {list(after)} at {_place(node)}")
 
 
 def _sizes(node: fx.Node) -> tuple[object, ...]:
@@ -383,7 +383,7 @@ def _padded(node: fx.Node, shape: tuple[int, ...], source: Followed, ties: Ties)
     place = 2 * (len(shape) - 1 - source.axis)  # F.pad counts from the last dimension
     before, after = pads[place : place + 2] if len(pads) > place else (0, 0)
     if not isinstance(before, int) or not isinstance(after, int) or ((before or after) and source.repeat != 1):
-        raise _NoRule(f"no rule for a pad of {pads} at {node.name!r}")
+        raise _NoRule(f"no rule for a pad of {pads} at {_place(node)}")
     if before or after:
         ties.counted.update(source.channels)
     return source._replace(channels=(*ties.fresh(before), *source.channels, *ties.fresh(after)))
@@ -401,4 +401,10 @@ def _name(node: fx.Node) -> str:
 def _what(node: fx.Node, module: nn.Module | None) -> str:
     if module is not None:
         return f"module {str(node.target)!r} ({type(module).__name__})"
-    return f"operator {_name(node)} at {node.name!r}"
+    return f"operator {_name(node)} at {_place(node)}"
+
+
+def _place(node: fx.Node) -> str:
+    """The node, and the module in whose forward() it stands."""
+    inside = [path for path in node.meta.get("nn_module_stack", {}) if path]
+    return f"{node.name!r}" + (f" in {inside[-1]!r}" if inside else "")
