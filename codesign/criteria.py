@@ -29,7 +29,10 @@ gradients of the first steps are forgotten by the time a mask is made."""
 
 
 Probe = Callable[[nn.Module, Tensor, Tensor | None], Mapping[str, Tensor]]
-"""(model, inputs, targets) -> scores by layer name: for criteria that need more than a weight and its gradient."""
+"""(model, inputs, targets) -> scores by layer name: for criteria that need more than a weight and its gradient.
+
+A layer that is left out has no score: it must be one that stays dense.
+"""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
 """Criteria that run the network on one batch themselves: GraSP, SynFlow, activations, and a random control.
 
 Each is a function of (model, inputs, targets) to a score of every prunable weight, by layer name; the
-model's mode, parameters and gradients are afterwards as they were.  Left out: how many rounds are made, which
-is the schedule's business (SynFlow is published with a hundred).  Read criteria.py for the rest.
+model's mode, parameters and gradients are afterwards as they were.  GraSP and SynFlow leave out layers that no
+gradient reaches, being frozen or unused.  Left out: how many rounds are made, which is the schedule's business
+(SynFlow is published with a hundred).  Read criteria.py for the rest.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -27,20 +28,18 @@ def grasp(model: nn.Module, inputs: Tensor, targets: Tensor | None) -> dict[str,
 
     inputs: a batch; targets: int64[b], its labels.  One Hessian-vector product.  The paper keeps the weights whose
     removal would harm the flow most; its own score is -w (H g), removed from the top, so ours is the opposite: large is
-    worth keeping.  Raises InputError without labels.
+    worth keeping.  The flow is that of the weights that have a gradient.  Raises InputError without labels.
     """
     if targets is None:
         raise InputError("no labels", where="criterion 'grasp'", expected="a batch with its labels",
                          fix="pass probe=(inputs, targets) to the Pruner")
-    layers = prunable(model)
-    weights = [layer.weight for layer in layers.values()]
+    weights = {name: layer.weight for name, layer in prunable(model).items()}
     with _as_it_was(model), torch.enable_grad():
         loss = nn.functional.cross_entropy(model(inputs) / GRASP_TEMPERATURE, targets)
-        gradients = torch.autograd.grad(loss, weights, create_graph=True)
-        flow = sum((gradient * gradient.detach()).sum() for gradient in gradients)
-        products = torch.autograd.grad(flow, weights)  # type: ignore[arg-type]
-    return {name: (weight * product).detach() for name, weight, product in
-            zip(layers, weights, products, strict=True)}
+        gradients = _gradients(loss, weights, create_graph=True)
+        flow = sum(((gradient * gradient.detach()).sum() for gradient in gradients.values()), torch.zeros(()).to(loss))
+        products = _gradients(flow, {name: weights[name] for name in gradients})
+    return {name: (weights[name] * product).detach() for name, product in products.items()}
 
 
 def synflow(model: nn.Module, inputs: Tensor, targets: Tensor | None) -> dict[str, Tensor]:
@@ -48,7 +47,6 @@ def synflow(model: nn.Module, inputs: Tensor, targets: Tensor | None) -> dict[st
 
     Data-free: of inputs only the shape is used.  In evaluation mode, batch norms with their statistics as they are.
     """
-    layers = prunable(model)
     parameters = list(model.parameters())
     signs = [parameter.detach().sign() for parameter in parameters]
     with _as_it_was(model), torch.enable_grad():
@@ -57,10 +55,9 @@ def synflow(model: nn.Module, inputs: Tensor, targets: Tensor | None) -> dict[st
             with torch.no_grad():
                 for parameter in parameters:
                     parameter.abs_()
-            weights = [layer.weight for layer in layers.values()]
-            gradients = torch.autograd.grad(model(torch.ones_like(inputs[:1])).sum(), weights)
-            scores = {name: (weight * gradient).detach() for name, weight, gradient in
-                      zip(layers, weights, gradients, strict=True)}
+            weights = {name: layer.weight for name, layer in prunable(model).items()}
+            gradients = _gradients(model(torch.ones_like(inputs[:1])).sum(), weights)
+            scores = {name: (weights[name] * gradient).detach() for name, gradient in gradients.items()}
         finally:
             with torch.no_grad():
                 for parameter, sign in zip(parameters, signs, strict=True):
@@ -110,6 +107,15 @@ def random(model: nn.Module, inputs: Tensor, targets: Tensor | None) -> dict[str
         return torch.rand(weight.shape, generator=generator(name, *weight.shape)).to(weight.device)
 
     return {name: drawn(name, layer.weight) for name, layer in prunable(model).items()}
+
+
+def _gradients(value: Tensor, weights: Mapping[str, Tensor], create_graph: bool = False) -> dict[str, Tensor]:
+    """Of a scalar, by each weight that it depends on and that is not frozen."""
+    free = {name: weight for name, weight in weights.items() if weight.requires_grad}
+    if not free or not value.requires_grad:
+        return {}
+    found = torch.autograd.grad(value, list(free.values()), create_graph=create_graph, allow_unused=True)
+    return {name: gradient for name, gradient in zip(free, found, strict=True) if gradient is not None}
 
 
 @contextlib.contextmanager

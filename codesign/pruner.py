@@ -311,9 +311,10 @@ class Pruner:
     def _select(self, now: float) -> None:
         assert self.cost is not None
         started = time.perf_counter()
-        without = self._plan.kept - self._scores.keys() if self._criterion.needs_gradient else frozenset()
         if self._criterion.probe is not None:
             self._scores = dict(self._criterion.probe(self.model, *self._probe))
+        partial = self._criterion.needs_gradient or self._criterion.probe is not None
+        without = self._plan.kept - self._scores.keys() if partial else frozenset()
         saliency = {name: self._score(name) for name in self._layers if name not in without}
         masks, choices = self.cost.select(self.model, self.example_inputs, saliency, keep_dense=self._plan.kept)
         self.set_masks_(masks, choices)
@@ -414,6 +415,13 @@ class Pruner:
         where = f"layer {name!r}"
         if name in self._scores:
             score = self._scores[name]
+        elif self._criterion.probe is not None:
+            raise InputError(
+                f"criterion {self.config.criterion!r} has no score",
+                where=where,
+                expected="a layer that runs and is not frozen",
+                fix="skip it",
+            )
         elif not self._criterion.needs_gradient:
             score = self._criterion.score(self._layers[name].weight.detach(), None)
         else:
