@@ -81,6 +81,12 @@ class RunDirectory:
             if path.is_file():
                 os.truncate(path, length)
 
+    def discard_if_unused(self) -> None:
+        """Take away a directory that holds a configuration and nothing else, so that a corrected one can go there."""
+        if self.config.is_file() and [item.name for item in self.path.iterdir()] == [self.config.name]:
+            self.config.unlink()
+            self.path.rmdir()
+
     def rows(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
         return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]

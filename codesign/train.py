@@ -105,8 +105,13 @@ def run_training(
     if team.size > 1 and (config.recipe is not None or config.compare.rows):
         raise InputError("a [recipe] or [compare] section on several processes", where="train",
                          expected="[prune] and [hardware]", fix="start it without torchrun")
-    with deterministic(place):
-        return _train(run, config, place, progress, team)
+    try:
+        with deterministic(place):
+            return _train(run, config, place, progress, team)
+    except InputError:
+        if team.leads and not resume:  # a mistake that only shows beside the network, before anything was done
+            run.discard_if_unused()
+        raise
 
 
 def _train(

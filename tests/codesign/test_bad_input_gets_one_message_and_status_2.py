@@ -175,6 +175,16 @@ def test_a_run_directory_is_neither_overwritten_nor_mixed_up(
     _refused(invoke("train", tiny_config(), "--out", tmp_path / "file" / "run"), "cannot be made")
 
 
+def test_a_mistake_that_shows_beside_the_network_leaves_no_run_behind(
+    invoke: Invoke, tiny_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "new" / "run"
+    impossible = {"structure": "kernel + pattern 4", "sparsity": 0.2}
+    _refused(invoke("train", tiny_config(prune=impossible), "--out", out), "what its fixed part removes")
+    assert not out.exists()
+
+
+
 def test_an_unfinished_run_says_how_to_finish_it(tiny_run: Path, invoke: Invoke) -> None:
     for path in sorted((tiny_run / "model").iterdir()):
         path.unlink()
