@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from simulator.errors import InputError
+
 if TYPE_CHECKING:
     from .pruner import Pruner
 
@@ -99,14 +101,22 @@ class Method:
     """Ordinary training.  A recipe overrides what it changes; every default is what a plain loop does.
 
     numbered: whether `Place.examples` is wanted.  rewrites: how often the network's weights became others at once, so
-    that those from before say nothing about it; whoever averages weights looks at it.
+    that those from before say nothing about it; whoever averages weights looks at it.  makes_masks: whether it hands
+    masks to the pruner, which then cannot make any itself; InputError where it is to.
     """
 
     numbered = False
     rewrites = 0
+    makes_masks = False
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        pruner = context.pruner
+        if self.makes_masks and pruner is not None and (
+            pruner.cost is not None or any(row.sparsity for row in pruner.plan())
+        ):
+            raise InputError("[prune] or [hardware] beside a recipe that makes the masks", where="recipe",
+                             expected="the recipe alone", fix="leave the section out, and set what the recipe has")
 
     def prepare(self, x: Tensor, y: Tensor, place: Place) -> Batch | None:
         """The examples of this step, or None to take no step with this batch."""

@@ -42,6 +42,8 @@ class ActivationDensity(Method):
     """kept: bool[width] of each channel group.  active: int64[width], values seen this epoch that were not zero, and
     seen: values per channel.  before: density of the last epoch, or None."""
 
+    makes_masks = True
+
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(context)
         self.settings, self.layers = settings, prunable(context.model)

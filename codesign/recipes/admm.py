@@ -45,6 +45,8 @@ class Settings(Section):
 class Admm(Method):
     """target, dual: Z and U of each layer, from the start of ADMM until masks are hard."""
 
+    makes_masks = True
+
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(context)
         if settings.harden <= settings.start:

@@ -44,6 +44,8 @@ class AutoSparse(Method):
     kept: bool of each weight, where it is above its threshold.
     """
 
+    makes_masks = True
+
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(context)
         self.settings = settings

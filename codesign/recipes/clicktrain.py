@@ -61,6 +61,8 @@ class Settings(Section):
 class ClickTrain(Method):
     """masks: bool of each pruned layer's weight, True where kept, from the selection on."""
 
+    makes_masks = True
+
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(context)
         if settings.harden <= settings.choose:

@@ -58,6 +58,8 @@ class Drive(Method):
     """first, recent: float of each layer's weight, its mean w dL/dw at the beginning and now.  masks: bool, what is
     left.  done: steps that are over."""
 
+    makes_masks = True
+
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(context)
         if settings.until <= settings.dense:

@@ -39,6 +39,8 @@ class Settings(Section):
 class FilterSketch(Method):
     """done: whether the filters have been replaced."""
 
+    makes_masks = True
+
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(context)
         self.settings = settings

@@ -45,6 +45,8 @@ def keeps_shape(module: nn.Module) -> bool:
 class Fusible(Method):
     """scales: float[2] of each layer: c and i."""
 
+    makes_masks = True
+
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(context)
         self.settings = settings

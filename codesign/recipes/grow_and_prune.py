@@ -44,6 +44,8 @@ class GrowAndPrune(Method):
     """groups: names of layers, in the order in which they run.  phase: the group that is dense now counts from 0 over
     all rounds; -1 before the first batch, groups * rounds when all are sparse for good."""
 
+    makes_masks = True
+
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(context)
         self.settings, self.structure = settings, parse(settings.structure)

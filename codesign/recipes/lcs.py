@@ -53,6 +53,8 @@ class Lcs(Method):
     """first, second: the ends, by layer.  masks: of the point that the network shows, which between steps is
     `position`.  last: the last batches.  levels: what the summary tells."""
 
+    makes_masks = True
+
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(context)
         self.settings, self.layers = settings, chosen_layers(context, settings.skip)

@@ -99,13 +99,11 @@ class LotteryTicket(Method):
     """early: every parameter and buffer as it was after `rewind_to` steps, once they are taken.  pruned: a row of each
     time that it pruned."""
 
+    makes_masks = True
+
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(context)
-        if context.pruner is None or context.pruner.cost is not None or any(
-            row.sparsity for row in context.pruner.plan()
-        ):
-            raise InputError("[prune] or [hardware] beside this recipe", where="recipe lottery_ticket",
-                             expected="the recipe alone, with a structure and a sparsity of its own")
+        assert context.pruner is not None  # train.py makes one for every recipe
         if parse(settings.structure) == CHANNEL:
             raise InputError("structure 'channel'", where="recipe lottery_ticket",
                              expected="a structure within one layer, such as unstructured or filter")

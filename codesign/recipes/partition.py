@@ -50,6 +50,8 @@ class Settings(Section):
 class Partitioning(Method):
     """places: the part of each neuron, inputs first, int64 arrays; empty until the chain is divided."""
 
+    makes_masks = True
+
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(context)
         self.settings = settings

@@ -45,6 +45,8 @@ class Settings(Section):
 class Polarised(Method):
     """gates: float[b, width] of each group, of the pass that runs.  means: float[width], their running means."""
 
+    makes_masks = True
+
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(context)
         self.settings, self.done = settings, False

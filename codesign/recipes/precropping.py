@@ -40,6 +40,8 @@ class Settings(Section):
 class PreCropping(Method):
     """widths: channels left of each group, empty before the first step."""
 
+    makes_masks = True
+
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(context)
         self.settings = settings

@@ -45,6 +45,8 @@ class Settings(Section):
 class PruneTrain(Method):
     """kept: bool[width] for each channel group.  strength: lambda, from the first step on."""
 
+    makes_masks = True
+
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(context)
         self.settings, self.layers = settings, prunable(context.model)

@@ -46,6 +46,8 @@ class Settings(Section):
 class Reconstruction(Method):
     """last: inputs of the last batches, the newest last.  errors: of each layer's outputs, squared, as a share."""
 
+    makes_masks = True
+
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(context)
         self.settings, self.structure = settings, parse(settings.structure)

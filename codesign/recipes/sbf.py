@@ -43,6 +43,8 @@ class Settings(Section):
 class Sbf(Method):
     """beside: query, key and value of each group.  done: whether channels are removed and scores folded."""
 
+    makes_masks = True
+
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(context)
         self.settings, self.layers, self.done = settings, prunable(context.model), False

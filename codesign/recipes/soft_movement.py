@@ -54,6 +54,8 @@ class SoftMovement(Method):
     """scores: float[rows of blocks, columns of blocks] of each layer.  behind: the weights that are trained; between
     steps the network has them masked."""
 
+    makes_masks = True
+
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(context)
         if settings.full <= settings.start:

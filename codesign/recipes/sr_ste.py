@@ -35,6 +35,8 @@ class Settings(Section):
 class SrSte(Method):
     """Between steps the weights lie masked, as the network is evaluated; what they are behind the mask is kept here."""
 
+    makes_masks = True
+
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(context)
         self.structure, self.decay = parse(settings.structure), settings.decay

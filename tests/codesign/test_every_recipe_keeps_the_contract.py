@@ -12,7 +12,8 @@ import torch
 from codesign import train
 from codesign.config import TrainConfig, check_config
 from codesign.export import load_exported
-from codesign.recipes import RECIPES, settings_of
+from codesign.method import Method
+from codesign.recipes import RECIPES, recipe, settings_of
 from models import mini
 from simulator.errors import InputError
 
@@ -78,6 +79,25 @@ def test_a_recipe_trains_in_bfloat16_and_leaves_float32_weights(
     assert {value.dtype for value in weights.values()} <= {torch.float32, torch.int64}
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all(0 < row["train_loss"] < 8 for row in rows if row["event"] == "epoch"), "6 before training, 2.3 = ln 10"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_prune_section_beside_a_recipe_is_followed_or_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "write_report", lambda path: None)
+    monkeypatch.setattr(mini, "read_bytes", READ)
+    both = config(name, 60, epochs=1).model_copy(update={"prune": check_config({"prune": {"sparsity": 0.5}}).prune})
+    made_by = vars(recipe(name)).values()
+    if any(isinstance(item, type) and issubclass(item, Method) and item.makes_masks for item in made_by):
+        with pytest.raises(InputError, match=r"\[prune\] or \[hardware\] beside a recipe that makes the masks"):
+            train.run_training(both, tmp_path / "run", device="cpu")
+        assert not (tmp_path / "run").exists()
+        return
+    table = train.run_training(both, tmp_path / "run", device="cpu").table
+    masks = load_exported(tmp_path / "run" / "model").masks.values()
+    assert masks and all(abs(mask.mean() - 0.5) <= 0.5 / mask.size for mask in masks)
+    assert table["weight_sparsity"] > 0.3
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -156,5 +156,5 @@ def test_what_makes_no_sense_is_answered() -> None:
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     pruner = Pruner(model, {"sparsity": 0.5, "skip": []}, optimizer, X, total_steps=9)
     context = Context(model, optimizer, pruner, X, 4, F.cross_entropy, F.cross_entropy, 0, 9)
-    with pytest.raises(InputError, match=r"\[prune\] or \[hardware\] beside this recipe"):
+    with pytest.raises(InputError, match=r"\[prune\] or \[hardware\] beside a recipe that makes the masks"):
         recipe("lottery_ticket").make(settings_of({"name": "lottery_ticket"}), context)
