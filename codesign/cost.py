@@ -310,7 +310,7 @@ class _Selection:
         if "channel" not in self.cost.candidates:
             return ()
         try:
-            return tuple(group for group in channel_groups(self.model, self.example) if group.width > 1)
+            return tuple(group for group in channel_groups(self.model, self.example, tokens=True) if group.width > 1)
         except InputError as error:
             warnings.warn(f"no channels are removed: {error}", stacklevel=5)
             return ()

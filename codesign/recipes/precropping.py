@@ -45,7 +45,7 @@ class PreCropping(Method):
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(context)
         self.settings = settings
-        self.groups = list(channel_groups(context.model, context.example))
+        self.groups = list(channel_groups(context.model, context.example, tokens=True))
         if not self.groups:
             raise InputError("the network has no channels that can be removed", where="recipe precropping",
                              expected="convolutions or linear layers that follow one another")

@@ -50,7 +50,7 @@ class PruneTrain(Method):
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(context)
         self.settings, self.layers = settings, prunable(context.model)
-        self.groups = list(channel_groups(context.model, context.example))
+        self.groups = list(channel_groups(context.model, context.example, tokens=True))
         if not self.groups:
             raise InputError("the network has no channels that can be removed", where="recipe prunetrain",
                              expected="convolutions or linear layers that follow one another")

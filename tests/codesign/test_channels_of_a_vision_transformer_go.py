@@ -5,9 +5,11 @@ lose a channel without changing what the others compute.
 """
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
+import tomli_w
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -91,8 +93,27 @@ def test_a_run_on_the_command_line_gets_smaller_and_faster(tiny_config, tmp_path
     assert small["total"]["cycles"] == run["total"]["cycles"] < run["dense"]["cycles"]
 
 
-@pytest.mark.parametrize("recipe", ["prunetrain", "activation_density", "filter_sketch", "sbf", "polarised",
-                                    "precropping"])
+@pytest.mark.parametrize("section", [
+    {"recipe": {"name": "prunetrain", "threshold": 0.2}}, {"recipe": {"name": "filter_sketch"}},
+    {"recipe": {"name": "precropping", "rounds": 2}},
+    {"hardware": {"machine": "systolic_ws", "target_latency": 0.95, "candidates": ["channel"], "judge_steps": 0}}])
+def test_recipes_and_costs_take_hidden_units_and_nothing_else(
+    section: dict[str, object], tiny_config, tmp_path: Path, invoke
+) -> None:
+    made = tiny_config(model={"name": "vit_tiny", "kwargs": SIZES}, prune={"structure": "channel", "sparsity": 0.5})
+    table = tomllib.loads(made.read_text())
+    del table["prune"]
+    made.write_text(tomli_w.dumps({**table, **section, "train": {"epochs": 2, "lr": 0.05}}))
+    status, _, err = invoke("train", made, "--out", tmp_path / "run", "--device", "cpu")
+    assert status == 0, err
+    masks = load_exported(tmp_path / "run" / "model").masks
+    assert masks and set(masks) <= set(HIDDEN)
+    assert invoke("compact", tmp_path / "run")[0] == 0
+    small = load_exported(tmp_path / "run" / "compact").model
+    assert any(small.get_submodule(name).weight.numel() < mask.size for name, mask in masks.items())
+
+
+@pytest.mark.parametrize("recipe", ["activation_density", "sbf", "polarised"])
 def test_recipes_that_look_at_channels_of_maps_say_that_these_are_tokens(recipe: str, method_of) -> None:
     def make() -> Method:
         return method_of(recipe, vit(), (1, 28, 28))
