@@ -37,8 +37,10 @@ def input_moments(model: nn.Module, layer: Layer, batches: Iterable[Tensor]) -> 
     def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0]
         if isinstance(layer, nn.Conv2d):
-            rows = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # type: ignore[arg-type]
-            rows = rows.transpose(1, 2)
+            # the edge is made first, as nn.Conv2d does it: unfold knows zeros alone
+            edge = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+            x = F.pad(x, layer._reversed_padding_repeated_twice, edge)
+            rows = F.unfold(x, layer.kernel_size, layer.dilation, 0, layer.stride).transpose(1, 2)  # type: ignore[arg-type]
         else:
             rows = x
         flat = rows.reshape(-1, k).double()

@@ -112,6 +112,17 @@ def test_refitted_weights_are_the_least_squares_of_the_layers_own_inputs() -> No
     assert error(conv.weight, found, moments) < 0.8 * error(conv.weight, conv.weight * mask, moments)
 
 
+@pytest.mark.parametrize(("padding", "mode"), [((1, 0), "zeros"), (1, "reflect"), ("same", "circular")])
+def test_moments_see_the_edge_that_the_layer_sees(padding: object, mode: str) -> None:
+    """The sum of the squares of all outputs is the trace of W M W^T."""
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(3, 5, 3, padding=padding, padding_mode=mode, bias=False), torch.randn(4, 3, 6, 7)
+    weight = conv.weight.detach().reshape(5, -1).double()
+    moments = input_moments(nn.Sequential(conv), conv, [x])
+    torch.testing.assert_close((weight @ moments @ weight.T).trace(), conv(x).double().square().sum().detach(),
+                               rtol=1e-5, atol=0.0)
+
+
 def test_lasso_keeps_the_largest_contributions_where_channels_are_independent() -> None:
     """With orthogonal inputs b_i = max(0, 1 - lambda / |X_i W_i|^2), so the largest products stay."""
     weight = torch.tensor([[1.0, 3.0, -2.0, 0.5], [1.0, 0.0, 2.0, 0.5]])
