@@ -16,6 +16,9 @@ from pathlib import Path
 
 from machine import describe, write_result
 
+from simulator import Trace
+from simulator.stored import stored_weights
+
 EXPERIMENTS = Path(__file__).parent / "experiments"
 OTHER = "config="
 FIELDS = {"config": str, "question": str, "seeds": list, "set": list, "arms": dict}
@@ -67,6 +70,8 @@ def figures(result: dict[str, object]) -> dict[str, object]:
     for machine in result["machines"]:
         row[f"speedup on {machine['machine']}"] = machine["speedup"]
         row[f"energy ratio on {machine['machine']}"] = machine["energy_ratio"]
+    stored = stored_weights(Trace.load(Path(str(result["run"])) / "trace.safetensors"))
+    row |= {"dense_bytes": stored.dense, "stored_bytes": stored.smallest}
     lines = (Path(str(result["run"])) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     epochs = [entry for entry in map(json.loads, lines) if entry["event"] == "epoch"]
     row["validation_curve"] = [round(entry["validation_accuracy"], 2) for entry in epochs]

@@ -132,26 +132,11 @@ def _safetensors(path: Path) -> tuple[str, str]:
 
 
 def _storage(trace: Trace) -> str:
-    """What the weights take dense, and what they take if each layer uses its smallest format."""
-    from collections import Counter
+    from simulator.stored import stored_weights
 
-    import numpy as np
-
-    from simulator.formats import best, size_bits
-
-    dense = smallest = 0
-    used: Counter[str] = Counter()
-    for layer in trace.layers:
-        if not layer.has_parameters:
-            continue
-        # Columns of all groups side by side: every format here stores columns of k.
-        matrix = np.concatenate(list(layer.weight_matrix()), axis=1)
-        chosen = best(matrix, layer.weight_bits)
-        used[str(chosen)] += 1
-        dense += matrix.size * layer.weight_bits
-        smallest += sum(size_bits(matrix, chosen, layer.weight_bits))
-    formats = ", ".join(f"{name} in {count} layers" for name, count in used.most_common())
-    return f"weights {-(-dense // 8):,} bytes dense, {-(-smallest // 8):,} in the smallest formats ({formats})"
+    found = stored_weights(trace)
+    formats = ", ".join(f"{name} in {count} layers" for name, count in found.formats.items())
+    return f"weights {found.dense:,} bytes dense, {found.smallest:,} in the smallest formats ({formats})"
 
 
 def _json(path: Path) -> tuple[str, str]:
