@@ -149,8 +149,8 @@ class Structure:
         Such a group has already lost some of its weights when its turn comes; how many the layer keeps is then a matter
         of luck.  Each part of a nested composition decides about whole units of the other.
         """
-        if self.outer is None or self.inner.density_on(window) == 1.0:  # 1x1 kernels have no part to remove
-            return
+        if self.outer is None or self.outer.parts or self.inner.density_on(window) == 1.0:
+            return  # whole, a chain's business (`of_one_layer`), or 1x1 kernels, which have no part to remove
         group = ("window", 1) if self.library else self.group
         for count, unit, outer in zip(group, self.unit, self.outer.unit, strict=True):
             if not _within(count, unit, outer, window):
