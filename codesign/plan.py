@@ -168,7 +168,7 @@ def _too_small(structure: Structure, shape: tuple[int, ...]) -> str:
     if structure.ranks_over_layer and rows * cols == 1:
         return f"the whole layer is one unit of {structure}"
     if structure.keep is not None and isinstance(structure.group[0], int) and rows <= structure.keep:
-        return f"{structure} keeps all of its {rows} {'weight' if rows == 1 else 'weights'} along k"
+        return f"{structure} keeps all of its {rows} {'unit' if rows == 1 else 'units'} along k"
     return ""
 
 

@@ -46,15 +46,18 @@ def config(name: str, limit: int = 200, **train: object) -> TrainConfig:
         "recipe": {"name": name, **SETTINGS.get(name, {})}})
 
 
+@pytest.fixture(autouse=True)
+def _without_what_is_the_same_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "write_report", lambda path: None)  # 20 KB of HTML
+    monkeypatch.setattr(mini, "read_bytes", READ)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_resumes_bit_for_bit_and_counts_its_work(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train_until: Callable[..., None],
-    assert_same_run: Callable[[Path, Path], None]
+    name: str, tmp_path: Path, train_until: Callable[..., None], assert_same_run: Callable[[Path, Path], None]
 ) -> None:
     """Stopped after eight of twelve batches, in the middle of what the method remembers, and again when all are done
     but the network is not yet scored."""
-    monkeypatch.setattr(train, "write_report", lambda path: None)  # 20 KB of HTML, the same for all
-    monkeypatch.setattr(mini, "read_bytes", READ)
     whole = train.run_training(config(name), tmp_path / "whole", device="cpu").table["training"]
     assert math.isfinite(whole["macs"]) and whole["macs"] == int(whole["macs"])
     assert 0 < whole["macs"] < 3 * whole["dense_macs"]
@@ -67,12 +70,8 @@ def test_a_recipe_resumes_bit_for_bit_and_counts_its_work(
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_trains_in_bfloat16_and_leaves_float32_weights(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recipe_trains_in_bfloat16_and_leaves_float32_weights(name: str, tmp_path: Path) -> None:
     """Two epochs: some methods begin in the second.  Whatever a recipe computes itself has to take part."""
-    monkeypatch.setattr(train, "write_report", lambda path: None)
-    monkeypatch.setattr(mini, "read_bytes", READ)
     train.run_training(config(name, 100, precision="bf16", lr=0.002), tmp_path / "run", device="cpu")
     weights = load_exported(tmp_path / "run" / "model").model.state_dict()
     assert all(value.isfinite().all() for value in weights.values())
@@ -82,11 +81,7 @@ def test_a_recipe_trains_in_bfloat16_and_leaves_float32_weights(
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_prune_section_beside_a_recipe_is_followed_or_refused(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(train, "write_report", lambda path: None)
-    monkeypatch.setattr(mini, "read_bytes", READ)
+def test_a_prune_section_beside_a_recipe_is_followed_or_refused(name: str, tmp_path: Path) -> None:
     both = config(name, 60, epochs=1).model_copy(update={"prune": check_config({"prune": {"sparsity": 0.5}}).prune})
     made_by = vars(recipe(name)).values()
     if any(isinstance(item, type) and issubclass(item, Method) and item.makes_masks for item in made_by):

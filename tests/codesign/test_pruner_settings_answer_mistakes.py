@@ -68,7 +68,7 @@ def test_channels_that_layers_share_do_not_regrow() -> None:
 def test_a_group_that_is_kept_whole_is_not_called_pruned() -> None:
     rows = {row.layer: row for row in Pruner(nn.Sequential(nn.Linear(2, 8), nn.Linear(8, 8), nn.Linear(8, 2)),
                                              {"structure": "2:4", "skip": []}).plan()}
-    assert rows["0"].reason == "2:4 keeps all of its 2 weights along k" and rows["0"].sparsity == 0.0
+    assert rows["0"].reason == "2:4 keeps all of its 2 units along k" and rows["0"].sparsity == 0.0
     assert rows["1"].sparsity == rows["2"].sparsity == 0.5
 
 
