@@ -180,7 +180,8 @@ class Pruner:
     def finalize(self, scores: Mapping[str, Tensor] | None = None) -> dict[str, float]:
         """Enforce the final sparsity and zero what is masked; returns `realised()`.
 
-        The masks are then final: they go on being applied after optimizer steps, so that fine-tuning revives no weights.
+        The masks are then final: they go on being applied after optimizer steps, so that fine-tuning revives
+        no weights.
         scores: importance of each weight by layer name, where the criterion should not be asked.
         """
         if scores is not None:
