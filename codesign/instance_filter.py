@@ -27,8 +27,8 @@ everything with confidence would otherwise never be told that it is wrong (ours,
 
 
 LEAST = 1e-6
-"""T_l falls no further (ours): smaller losses are the rounding of 32-bit logits, and nothing can learn to predict them.
-"""
+"""T_l falls no further, unless told otherwise (ours): smaller losses are the rounding of 32-bit logits, and nothing
+can learn to predict them."""
 
 
 HIDDEN = 32
@@ -76,7 +76,7 @@ class Threshold:
     """T_l, the loss from which an example counts as high: it rises while more than `ratio` of the examples are.
 
     Over the last `window` batches R_TH is the share of examples predicted high that were high; T_l is multiplied by
-    `up` where R_TH >= ratio, else by `down`, but is at least LEAST.  adaptive: False leaves it where it is, for the
+    `up` where R_TH >= ratio, else by `down`, but is at least `least`.  adaptive: False leaves it where it is, for the
     ablation.
     """
 
@@ -86,6 +86,7 @@ class Threshold:
     down: float = 0.95
     window: int = 10
     adaptive: bool = True
+    least: float = LEAST
 
     def __post_init__(self) -> None:
         self.seen: deque[tuple[int, int]] = deque(maxlen=self.window)
@@ -96,7 +97,7 @@ class Threshold:
         if not self.adaptive:
             return
         share = sum(high for high, _ in self.seen) / sum(count for _, count in self.seen)
-        self.value = max(LEAST, self.value * (self.up if share >= self.ratio else self.down))
+        self.value = max(self.least, self.value * (self.up if share >= self.ratio else self.down))
 
 
 def predict(logits: Tensor, entropy_threshold: float) -> Prediction:

@@ -16,9 +16,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from simulator.errors import InputError
+
 from ..config import Section
 from ..error_maps import ErrorMapPruning, prune_error_maps_
 from ..instance_filter import (
+    LEAST,
     ClassifyingFilter,
     Prediction,
     Threshold,
@@ -39,7 +42,8 @@ class Settings(Section):
     in_channels and num_classes.  classes: weight of the loss by which the filter learns the classes too and judges by
     them (ClassifyingFilter); 0 = a filter of two outputs.  ratio: R_set, the share of examples to count as high.
     entropy: above it, in nats, a predicted-low example is run forward to learn its loss.  threshold, up, down, window:
-    T_l at first and its controller.  filter_lr: of the filter's own Adam.  adaptive: False leaves T_l where it is.
+    T_l at first and its controller; least: T_l falls no further, so that fewer examples than `ratio` are high where few
+    have such a loss.  filter_lr: of the filter's own Adam.  adaptive: False leaves T_l where it is.
     weighting: power of the filter's weights 1 / ratio and 1 / (1 - ratio); 0 = none.
     average: the loss is a mean over the examples "passed", or their sum over the size of the whole "batch": the step is
     then that of ordinary training in which easy examples had no loss, and train_loss is on its scale.
@@ -56,6 +60,7 @@ class Settings(Section):
     up: Annotated[float, Field(gt=1.0)] = 1.05
     down: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
     window: Annotated[int, Field(ge=1)] = 10
+    least: Annotated[float, Field(gt=0.0)] = LEAST
     filter_lr: Annotated[float, Field(gt=0.0)] = 0.001
     adaptive: bool = True
     weighting: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
@@ -71,6 +76,9 @@ class OnDevice(Method):
 
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(context)
+        if settings.least > settings.threshold:
+            raise InputError(f"least = {settings.least}", where="recipe on_device",
+                             expected=f"at most the first threshold, {settings.threshold}")
         self.settings = settings
         self.rule = ErrorMapPruning(settings.kept, settings.gamma1, settings.gamma2, settings.bits)
         pruned = prune_error_maps_(context.model, self.rule) if settings.kept < 1.0 or settings.bits else []
@@ -80,7 +88,7 @@ class OnDevice(Method):
         self.filter, self.optimizer = self._make_filter()
         self.filter_macs = 0 if self.filter is None else _macs(self.filter, context.example, {})[0]
         self.threshold = Threshold(settings.ratio, settings.threshold, settings.up, settings.down, settings.window,
-                                   settings.adaptive)
+                                   settings.adaptive, settings.least)
         self._batch: tuple[Tensor, Tensor, Prediction] | None = None
         self._losses: Tensor | None = None
         self._unsure: Tensor | None = None

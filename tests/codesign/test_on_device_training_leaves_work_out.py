@@ -41,6 +41,12 @@ def test_the_threshold_rises_while_enough_are_high_and_falls_while_they_are_not(
     for _ in range(5):
         low.update(0, 4)
     assert low.value == LEAST  # and not 1e-7, which a loss in 32 bits cannot have
+    early = Threshold(ratio=0.25, value=0.5, down=0.5, least=0.1)
+    for _ in range(5):
+        early.update(0, 4)
+    assert early.value == 0.1
+    early.update(4, 4)
+    assert early.value > 0.1  # it rises again
 
 
 def test_examples_are_high_unsure_or_dropped_by_the_filters_word_and_its_entropy() -> None:
@@ -261,6 +267,12 @@ def test_a_block_that_is_skipped_is_its_shortcut_and_costs_nothing() -> None:
 def test_a_network_without_residual_blocks_is_refused() -> None:
     with pytest.raises(InputError, match="no residual blocks"):
         method_of("stochastic_depth")
+
+
+def test_a_threshold_that_would_begin_below_its_least_is_refused() -> None:
+    with pytest.raises(InputError, match=r"least = 0\.6"):
+        method_of(least=0.6)  # the first threshold is 0.5
+    assert method_of(least=0.5).threshold.least == 0.5
 
 
 # --- whole runs ----------------------------------------------------------------------------------------------------
