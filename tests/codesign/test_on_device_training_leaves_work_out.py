@@ -41,7 +41,7 @@ def test_the_threshold_rises_while_enough_are_high_and_falls_while_they_are_not(
     for _ in range(5):
         low.update(0, 4)
     assert low.value == LEAST  # and not 1e-7, which a loss in 32 bits cannot have
-    early = Threshold(ratio=0.25, value=0.5, down=0.5, least=0.1)
+    early = Threshold(ratio=0.25, value=0.5, down=0.5, window=2, least=0.1)
     for _ in range(5):
         early.update(0, 4)
     assert early.value == 0.1
